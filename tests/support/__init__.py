@@ -1,0 +1,1 @@
+"""What the tests share: processes, ports and waiting with a bound."""
