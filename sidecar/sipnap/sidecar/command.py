@@ -1,0 +1,130 @@
+"""``sipnap serve``: run the sidecar."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from sipnap.client.channel import DEFAULT_TARGET
+from sipnap.sidecar.core.suspension import Limits
+from sipnap.sidecar.listener import Address
+
+SUMMARY = "run the sidecar: timers, worker groups, journal"
+
+EPILOG = """\
+examples:
+  sipnap serve                                          on 127.0.0.1:5600, for front ends of this machine
+  sipnap serve --listen unix:/run/sipnap/sidecar.sock   on a Unix socket that only this user can open
+  sipnap serve --metrics 127.0.0.1:9600                 with Prometheus metrics
+  sipnap serve --listen 10.0.0.5:5600 --tls-cert server.pem --tls-key server.key --tls-ca clients.pem
+
+signals: the first SIGTERM or SIGINT drains (nothing new is accepted, what is held is continued), the second ends at once.
+exit codes: 0 after a drain, 1 when it cannot start, 2 for a bad setting.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags."""
+    limits = Limits()
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT|unix:PATH", type=Address.parse, default=Address.parse(DEFAULT_TARGET),
+        help=f"where to serve gRPC (default {DEFAULT_TARGET}; port 0: any free one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--journal", metavar="KIND", choices=["memory"], default="memory",
+        help="where acceptances are kept: memory (they end with the process)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", metavar="N", type=_count, default=16,
+        help="operations that run at once in the group 'default' (default 16); plain naps need none",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-queued", metavar="N", type=_count, default=10_000,
+        help="operations that may wait for a worker (default 10000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--operations", metavar="MODULE", action="append", default=[],
+        help="a Python module with a dictionary OPERATIONS of operations to offer; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", type=Address.parse, default=None,
+        help="where to serve Prometheus metrics over HTTP (default: nowhere)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-seconds", metavar="SECONDS", type=_seconds, default=limits.max_delay_seconds,
+        help="longest nap accepted (default 100)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--linger-seconds", metavar="SECONDS", type=_seconds, default=limits.linger_seconds,
+        help="how long a continue is kept for a front end that does not answer (default 60)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-pending", metavar="N", type=_count, default=limits.max_pending,
+        help="most suspensions held for one front end (default 1000000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-entry-bytes", metavar="BYTES", type=_count, default=limits.max_entry_bytes,
+        help="largest suspension accepted, encoded (default 65536)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drain-seconds", metavar="SECONDS", type=_seconds, default=60.0,
+        help="how long a drain waits for what is held to end (default 60)",
+    )  # fmt: skip
+    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate chain of this server (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="private key that belongs to it (PEM)")
+    parser.add_argument(
+        "--tls-ca", metavar="FILE", type=Path, help="demand client certificates issued by these (PEM): mutual TLS"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="allow plain text on an address that other machines can reach"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until a signal."""
+    from sipnap.sidecar.listener import ListenError
+    from sipnap.sidecar.operations import load_operations
+    from sipnap.sidecar.server import Settings, serve
+
+    try:
+        settings = Settings(
+            listen=arguments.listen,
+            limits=Limits(
+                max_delay_seconds=arguments.max_seconds,
+                linger_seconds=arguments.linger_seconds,
+                max_pending=arguments.max_pending,
+                max_entry_bytes=arguments.max_entry_bytes,
+            ),
+            workers=arguments.workers,
+            max_queued=arguments.max_queued,
+            operations=load_operations(arguments.operations),
+            metrics=arguments.metrics,
+            tls_certificate=arguments.tls_cert,
+            tls_private_key=arguments.tls_key,
+            tls_ca=arguments.tls_ca,
+            insecure=arguments.insecure,
+            drain_seconds=arguments.drain_seconds,
+        )
+        asyncio.run(serve(settings, lambda address: print(f"sipnap serve: ready on {address}", flush=True)))
+    except (ListenError, ValueError) as error:
+        print(f"sipnap serve: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds above 0")
+    return seconds

@@ -1,0 +1,399 @@
+"""The engine: every rule about suspensions, in one place.
+
+The edges feed it requests, answers and the passing of time, and carry out what it returns. The order of a suspension's
+life is `reserve`, (the journal commits), `activate`, `pop_due`, (the continue travels), `settle`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from sipnap.sidecar.core.front_ends import FrontEnd
+from sipnap.sidecar.core.groups import DEFAULT_GROUP, Job, WorkerGroup
+from sipnap.sidecar.core.suspension import (
+    CancelOutcome,
+    Held,
+    Limits,
+    NapKey,
+    Outcome,
+    Phase,
+    Reason,
+    Refused,
+    Request,
+    Sleeper,
+    Status,
+)
+from sipnap.sidecar.core.timers import TimerHeap
+
+_ROUTE = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
+
+
+@dataclass(slots=True)
+class Counters:
+    """What has happened since the start."""
+
+    accepted: int = 0
+    """Suspensions accepted."""
+    refused: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
+    """Suspensions and sleeps refused."""
+    cancelled: int = 0
+    """Suspensions cancelled before their time."""
+    outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    """Continues answered for; those of an ended life of their front end count as gone."""
+    lost: int = 0
+    """Suspensions given up at their deadline: nobody answered for the continue."""
+    slept: int = 0
+    """Sleeps that ran their time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Whose time has come."""
+
+    continues: list[Held]
+    """To be sent to their front ends."""
+    sleepers: list[Sleeper]
+    """To be woken."""
+
+
+class Engine:
+    """All suspensions and sleepers of one sidecar. Not thread-safe: it belongs to one event loop."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        limits: Limits,
+        groups: Iterable[WorkerGroup] = (),
+        operations: Iterable[str] = (),
+    ) -> None:
+        """Begin empty.
+
+        Args:
+            clock: Monotonic seconds.
+            limits: What to refuse.
+            groups: The worker groups; a "default" one of no workers is added if there is none.
+            operations: Names of the operations that the workers know.
+        """
+        self.limits = limits
+        self.counters = Counters()
+        self.groups = {group.name: group for group in groups}
+        self.groups.setdefault(DEFAULT_GROUP, WorkerGroup(DEFAULT_GROUP, 0, 0))
+        self.front_ends: dict[str, FrontEnd] = {}
+        self.draining = False
+        self.timers: TimerHeap[Held | Sleeper] = TimerHeap()
+        self.sleepers = 0
+        self._operations = frozenset(operations)
+        self._clock = clock
+        self._sequence = itertools.count(1)
+        self._ended: list[Held] = []
+        self._stopped_jobs: list[Job] = []
+
+    # Front ends
+
+    def attach(self, front_end_id: str, boot_epoch: int) -> FrontEnd:
+        """A front end has said Hello. What it held in an earlier life is gone (its transactions died with it).
+
+        The caller sends again what is in `FrontEnd.continuing`, marked by `mark_sent`.
+
+        Raises:
+            Refused: There are too many front ends.
+        """
+        front_end = self.front_ends.get(front_end_id)
+        if front_end is None:
+            if len(self.front_ends) >= self.limits.max_front_ends:
+                self._forget_idle_front_ends()
+            if len(self.front_ends) >= self.limits.max_front_ends:
+                raise Refused(Reason.FULL, f"the sidecar serves {self.limits.max_front_ends} front ends already")
+            front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, boot_epoch)
+        elif front_end.boot_epoch != boot_epoch:
+            for held in list(front_end.held.values()):
+                if held.phase is not Phase.COMMITTING:
+                    self.counters.outcomes[Outcome.GONE] += 1
+                    self._end(held)
+            front_end.boot_epoch = boot_epoch
+        front_end.connected = True
+        return front_end
+
+    def detach(self, front_end: FrontEnd) -> None:
+        """Its session has ended; its suspensions stay."""
+        front_end.connected = False
+        front_end.gone_since_seconds = self._clock()
+
+    def front_end_for(self, front_end_id: str) -> FrontEnd:
+        """The front end that a unary call names.
+
+        Raises:
+            Refused: It has no session, nor had one lately: nobody would ever resume its transactions.
+        """
+        front_end = self.front_ends.get(front_end_id)
+        if front_end is not None and (
+            front_end.connected or self._clock() - front_end.gone_since_seconds < self.limits.linger_seconds
+        ):
+            return front_end
+        raise self._refusal(
+            Reason.FRONT_END_UNKNOWN, f"front end {front_end_id[:160]!r} has no session with this sidecar"
+        )
+
+    def _forget_idle_front_ends(self) -> None:
+        for name, front_end in list(self.front_ends.items()):
+            if not front_end.connected and not front_end.held:
+                del self.front_ends[name]
+
+    # Suspensions
+
+    def reserve(self, front_end: FrontEnd, request: Request) -> tuple[Held, bool]:
+        """Judge a request and take it in, not yet acknowledged: it cannot fire before `activate`.
+
+        Returns:
+            The suspension, and whether it is new; a key that is held already changes nothing.
+
+        Raises:
+            Refused: It is not accepted.
+        """
+        held = front_end.held.get(request.key)
+        if held is not None:
+            return held, False
+        limits = self.limits
+        if self.draining:
+            raise self._refusal(Reason.DRAINING, "the sidecar is shutting down")
+        if request.key.nap_number < 1:
+            raise self._refusal(Reason.INVALID, "key: nap_number is missing; naps count from 1")
+        if not _ROUTE.match(request.route):
+            raise self._refusal(
+                Reason.INVALID, f"resume_route {request.route[:80]!r} is not 1 to 64 of [A-Za-z0-9_.:-]"
+            )
+        if request.key.boot_epoch != front_end.boot_epoch:
+            raise self._refusal(
+                Reason.STALE_EPOCH,
+                f"boot epoch {request.key.boot_epoch} is not the front end's present one, {front_end.boot_epoch}",
+            )
+        if len(front_end.held) >= limits.max_pending:
+            raise self._refusal(Reason.FULL, f"{limits.max_pending} suspensions are held already (--max-pending)")
+        if len(request.payload) > limits.max_entry_bytes:
+            raise self._refusal(
+                Reason.TOO_LARGE,
+                f"{len(request.payload)} bytes, more than {limits.max_entry_bytes} (--max-entry-bytes)",
+            )
+        self._check_delay(request.delay_seconds)
+        if request.deadline_seconds is not None and not request.delay_seconds < request.deadline_seconds < 1e9:
+            raise self._refusal(
+                Reason.DELAY_OUT_OF_RANGE,
+                f"deadline of {request.deadline_seconds:g} s is not after the delay of {request.delay_seconds:g} s",
+            )
+        job_of = self._judge_operation(request)
+        held = Held(front_end, request, next(self._sequence), self._clock())
+        if request.deadline_seconds is None:
+            held.deadline_seconds = held.due_seconds + limits.linger_seconds
+        else:
+            held.deadline_seconds = held.accepted_seconds + request.deadline_seconds
+        if job_of is not None:
+            held.job = Job(held, job_of[0], job_of[1])
+        front_end.held[request.key] = held
+        return held, True
+
+    def _judge_operation(self, request: Request) -> tuple[str, WorkerGroup] | None:
+        if request.operation is None:
+            return None
+        name, group_name = request.operation
+        if name not in self._operations:
+            raise self._refusal(Reason.OPERATION_UNKNOWN, f"no operation {name!r} (--operations)")
+        group = self.groups.get(group_name or DEFAULT_GROUP)
+        if group is None or group.workers == 0:
+            raise self._refusal(Reason.OPERATION_UNKNOWN, f"no workers in group {group_name or DEFAULT_GROUP!r}")
+        if group.is_full:
+            raise self._refusal(Reason.FULL, f"{group.max_queued} jobs wait in group {group.name!r} already")
+        return name, group
+
+    def activate(self, batch: Iterable[Held]) -> None:
+        """The journal has them: they are accepted, their time runs, their operations are queued."""
+        for held in batch:
+            if held.phase is not Phase.COMMITTING:  # cancelled during the commit
+                continue
+            if held.key[0] != held.front_end.boot_epoch:  # the front end was restarted during the commit
+                self.counters.outcomes[Outcome.GONE] += 1
+                self._end(held)
+                continue
+            held.phase = Phase.PENDING
+            self.counters.accepted += 1
+            self.timers.arm(held, held.due_seconds)
+            if held.job is not None:
+                held.job.group.offer(held.job)
+
+    def abandon(self, batch: Iterable[Held]) -> None:
+        """The journal could not take them: they were never accepted."""
+        for held in batch:
+            if held.phase is Phase.COMMITTING:
+                self.counters.refused[Reason.JOURNAL_UNAVAILABLE] += 1
+                held.phase = Phase.ENDED
+                del held.front_end.held[held.key]
+
+    def cancel(self, front_end_id: str, key: NapKey) -> CancelOutcome:
+        """End a suspension before its time. After CANCELLED it never fires."""
+        front_end = self.front_ends.get(front_end_id)
+        held = front_end.held.get(key) if front_end is not None else None
+        if held is None:
+            return CancelOutcome.GONE
+        if held.phase is Phase.CONTINUING:
+            return CancelOutcome.CONTINUING
+        self.counters.cancelled += 1
+        self._end(held)
+        return CancelOutcome.CANCELLED
+
+    def settle(self, front_end: FrontEnd, key: NapKey, outcome: Outcome) -> Held | None:
+        """The front end has answered for a continue. None: nobody asked, a repetition."""
+        held = front_end.continuing.get(key)
+        if held is None:
+            return None
+        self.counters.outcomes[outcome] += 1
+        self._end(held)
+        return held
+
+    def finish_job(self, job: Job, status: Status, error: str, values: tuple[bytes, ...]) -> Held | None:
+        """An operation has ended; its worker is free. Returns the suspension if it is to be continued now."""
+        job.group.finish(job)
+        held = job.held
+        if job.abandoned or held.phase is not Phase.PENDING:
+            return None
+        held.job = None
+        held.status, held.error, held.values = status, error, values
+        self._begin_continuing(held)
+        return held
+
+    def mark_sent(self, held: Held) -> int:
+        """Its continue is about to be sent; returns which attempt it is, from 1."""
+        held.attempt += 1
+        return held.attempt
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether `take_ended` has something to give."""
+        return bool(self._ended)
+
+    def take_ended(self) -> list[Held]:
+        """Suspensions that have ended since the last call: the journal may forget them."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def take_stopped_jobs(self) -> list[Job]:
+        """Running jobs that nobody waits for any more, since the last call: the edge stops them, then `finish_job`."""
+        stopped, self._stopped_jobs = self._stopped_jobs, []
+        return stopped
+
+    # Sleepers
+
+    def sleep(self, seconds: float, waiter: object) -> Sleeper:
+        """Begin a sleep; its time runs from now.
+
+        Raises:
+            Refused: It is not accepted.
+        """
+        if self.draining:
+            raise self._refusal(Reason.DRAINING, "the sidecar is shutting down")
+        if self.sleepers >= self.limits.max_pending:
+            raise self._refusal(Reason.FULL, f"{self.limits.max_pending} callers sleep already (--max-pending)")
+        self._check_delay(seconds)
+        now = self._clock()
+        sleeper = Sleeper(waiter, now, now + seconds)
+        self.sleepers += 1
+        self.timers.arm(sleeper, sleeper.due_seconds)
+        return sleeper
+
+    def wake(self, sleeper: Sleeper) -> None:
+        """The sleeper's caller has gone away."""
+        if sleeper.timer_sequence:
+            self.timers.disarm(sleeper)
+            self.sleepers -= 1
+
+    # Time
+
+    def pop_due(self, most: int) -> Due:
+        """Carry on to the present, for at most so many timers. Never early: a timer counts when its time has passed."""
+        now = self._clock()
+        due = Due([], [])
+        for item in self.timers.pop_due(now, most):
+            if isinstance(item, Sleeper):
+                self.sleepers -= 1
+                self.counters.slept += 1
+                due.sleepers.append(item)
+            elif item.phase is Phase.CONTINUING:
+                self.counters.lost += 1
+                self._end(item)
+            else:
+                if item.job is not None:
+                    item.status, item.error = Status.TIMED_OUT, f"operation {item.job.operation!r} took too long"
+                    self._abandon_job(item)
+                self._begin_continuing(item)
+                due.continues.append(item)
+        return due
+
+    # Looking
+
+    def find(self, front_end_id: str, key: NapKey) -> Held | None:
+        """An accepted suspension."""
+        front_end = self.front_ends.get(front_end_id)
+        held = front_end.held.get(key) if front_end is not None else None
+        return held if held is not None and held.phase is not Phase.COMMITTING else None
+
+    def list(self, front_end_id: str, after_sequence: int, most: int) -> list[Held]:
+        """Accepted suspensions in order of acceptance, at most so many, after that sequence number."""
+        chosen: Iterator[FrontEnd] | list[FrontEnd]
+        if front_end_id:
+            chosen = [front_end] if (front_end := self.front_ends.get(front_end_id)) else []
+        else:
+            chosen = iter(self.front_ends.values())
+        page: list[Held] = []
+        for front_end in chosen:
+            later = (
+                held
+                for held in front_end.held.values()
+                if held.sequence > after_sequence and held.phase is not Phase.COMMITTING
+            )
+            page.extend(itertools.islice(later, most))
+        page.sort(key=lambda held: held.sequence)
+        return page[:most]
+
+    @property
+    def held_count(self) -> int:
+        """Suspensions held, in any phase."""
+        return sum(len(front_end.held) for front_end in self.front_ends.values())
+
+    @property
+    def continuing_count(self) -> int:
+        """Suspensions whose continue is not answered for yet."""
+        return sum(len(front_end.continuing) for front_end in self.front_ends.values())
+
+    # Within
+
+    def _check_delay(self, seconds: float) -> None:
+        if not 0 < seconds <= self.limits.max_delay_seconds:
+            raise self._refusal(
+                Reason.DELAY_OUT_OF_RANGE,
+                f"{seconds:g} s is not more than 0 and at most {self.limits.max_delay_seconds:g} s (--max-seconds)",
+            )
+
+    def _begin_continuing(self, held: Held) -> None:
+        held.phase = Phase.CONTINUING
+        held.front_end.continuing[held.key] = held
+        self.timers.arm(held, held.deadline_seconds)
+
+    def _end(self, held: Held) -> None:
+        held.phase = Phase.ENDED
+        self.timers.disarm(held)
+        self._abandon_job(held)
+        held.front_end.continuing.pop(held.key, None)
+        del held.front_end.held[held.key]
+        self._ended.append(held)
+
+    def _abandon_job(self, held: Held) -> None:
+        if held.job is not None:
+            held.job.group.abandon(held.job)
+            if held.job in held.job.group.running:
+                self._stopped_jobs.append(held.job)
+            held.job = None
+
+    def _refusal(self, reason: Reason, message: str) -> Refused:
+        self.counters.refused[reason] += 1
+        return Refused(reason, message)

@@ -1,0 +1,233 @@
+"""Joins the engine to the event loop: one timer for the head of the heap, one commit at a time, continues to sessions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.front_ends import FrontEnd
+from sipnap.sidecar.core.groups import Job
+from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome, Sleeper, Status
+from sipnap.sidecar.journal.base import Journal, JournalError
+from sipnap.sidecar.operations import Answer, Runner
+
+_MOST_TIMERS_PER_TURN = 2000
+"""Timers fired before the loop gets a turn again: a million due at once must not silence the RPCs."""
+
+log = logging.getLogger("sipnap.sidecar")
+
+
+class Connection(Protocol):
+    """A front end's session, as the dispatcher sees it. Its methods return at once."""
+
+    def send_continue(self, held: Held) -> None:
+        """Put a continue on its way."""
+
+    def supersede(self) -> None:
+        """Another session of the same front end takes over."""
+
+    def go_away(self, reason: str) -> None:
+        """Announce that nothing new is accepted any more."""
+
+
+@dataclass(slots=True)
+class Lateness:
+    """A histogram of how long after their time timers were fired."""
+
+    bounds_seconds: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+    """Upper bounds of the buckets; one more bucket holds the rest."""
+    counts: list[int] = field(default_factory=lambda: [0] * 15)
+    """How many fell into each bucket."""
+    sum_seconds: float = 0.0
+    """All of them together."""
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds_seconds, seconds)] += 1
+        self.sum_seconds += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class _Submission:
+    batch: list[Held]
+    done: Callable[[JournalError | None], None]
+
+
+class Dispatcher:
+    """Carries out what the engine decides. Belongs to one event loop; every method is called in it."""
+
+    def __init__(self, engine: Engine, journal: Journal, runner: Runner) -> None:
+        self.engine = engine
+        self.journal = journal
+        self.lateness = Lateness()
+        self._runner = runner
+        self._loop = asyncio.get_running_loop()
+        self._connections: dict[FrontEnd, Connection] = {}
+        self._submissions: list[_Submission] = []
+        self._work = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_seconds = float("inf")
+        self._journal_failed = False
+
+    # Sessions
+
+    @property
+    def connection_count(self) -> int:
+        """Sessions open now."""
+        return len(self._connections)
+
+    def attach(self, front_end_id: str, boot_epoch: int, connection: Connection) -> FrontEnd:
+        """Open a session: an older one of the same front end ends, unanswered continues go out again.
+
+        Raises:
+            Refused: There are too many front ends.
+        """
+        front_end = self.engine.attach(front_end_id, boot_epoch)
+        previous = self._connections.pop(front_end, None)
+        if previous is not None:
+            previous.supersede()
+        self._connections[front_end] = connection
+        for held in front_end.continuing.values():
+            connection.send_continue(held)
+        self._changed()
+        return front_end
+
+    def detach(self, front_end: FrontEnd, connection: Connection) -> None:
+        """A session has ended; unless another took its place, the front end has none now."""
+        if self._connections.get(front_end) is connection:
+            del self._connections[front_end]
+            self.engine.detach(front_end)
+
+    def announce_drain(self, reason: str) -> None:
+        """Accept nothing new from now on and say so to every session."""
+        self.engine.draining = True
+        for connection in self._connections.values():
+            connection.go_away(reason)
+
+    # Suspensions
+
+    def submit(self, batch: list[Held], done: Callable[[JournalError | None], None]) -> None:
+        """Commit reserved suspensions; `done` is called when they are accepted, or with why they could not be."""
+        self._submissions.append(_Submission(batch, done))
+        self._work.set()
+
+    def cancel(self, front_end_id: str, key: NapKey) -> CancelOutcome:
+        """End a suspension before its time."""
+        outcome = self.engine.cancel(front_end_id, key)
+        self._changed()
+        return outcome
+
+    def settle(self, front_end: FrontEnd, key: NapKey, outcome: Outcome) -> None:
+        """A front end's answer for a continue."""
+        held = self.engine.settle(front_end, key, outcome)
+        if held is not None:
+            if outcome is Outcome.REJECTED:
+                log.warning("no such route front_end=%s route=%s key=%s", front_end.front_end_id, held.route, held.key)
+            self._changed()
+
+    def sleep(self, seconds: float) -> tuple[asyncio.Future[None], Sleeper]:
+        """Begin a sleep; the future is done when its time has passed.
+
+        Raises:
+            Refused: It is not accepted.
+        """
+        future = self._loop.create_future()
+        sleeper = self.engine.sleep(seconds, future)
+        self._arm()
+        return future, sleeper
+
+    # Time and journal
+
+    async def commit_forever(self) -> None:
+        """Commit what has gathered, one batch after the other, until cancelled. Started once."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            await self.commit_once()
+
+    async def commit_once(self) -> None:
+        """Commit what has gathered so far: additions are acknowledged after it, never before."""
+        submissions, self._submissions = self._submissions, []
+        ended = self.engine.take_ended()
+        if not submissions and not ended:
+            return
+        added = [held for submission in submissions for held in submission.batch]
+        try:
+            await self.journal.commit(added, ended)
+        except JournalError as error:
+            self._report_journal(error)
+            self.engine.abandon(added)
+            for submission in submissions:
+                submission.done(error)
+            return
+        self._report_journal(None)
+        for submission in submissions:
+            self.engine.activate(submission.batch)
+            submission.done(None)
+        self._changed()
+
+    def _report_journal(self, error: JournalError | None) -> None:
+        if error is not None and not self._journal_failed:
+            log.error("journal failed, new naps are refused kind=%s reason=%s", self.journal.kind, error)
+        elif error is None and self._journal_failed:
+            log.warning("journal works again kind=%s", self.journal.kind)
+        self._journal_failed = error is not None
+
+    def _changed(self) -> None:
+        """Follow up on whatever the engine may have gathered."""
+        for job in self.engine.take_stopped_jobs():
+            self._runner.stop(job)
+        self._start_jobs()
+        self._arm()
+        if self.engine.has_ended:
+            self._work.set()
+
+    def _arm(self) -> None:
+        due_seconds = self.engine.timers.next_due_seconds()
+        if due_seconds is None or due_seconds >= self._armed_seconds:
+            return  # a timer that comes too soon finds nothing due and is armed anew: cheaper than cancelling it
+        if self._timer is not None:
+            self._timer.cancel()
+        self._armed_seconds = due_seconds
+        self._timer = self._loop.call_at(due_seconds, self._fire)
+
+    def _fire(self) -> None:
+        self._armed_seconds = float("inf")
+        self._timer = None
+        due = self.engine.pop_due(_MOST_TIMERS_PER_TURN)
+        now = self._loop.time()
+        for sleeper in due.sleepers:
+            self.lateness.observe(now - sleeper.due_seconds)
+            with suppress(asyncio.InvalidStateError):  # its caller went away in this very turn
+                sleeper.waiter.set_result(None)
+        for held in due.continues:
+            self.lateness.observe(now - held.due_seconds)
+        self._send(due.continues)
+        self._changed()
+
+    def _send(self, continues: Sequence[Held]) -> None:
+        for held in continues:
+            connection = self._connections.get(held.front_end)
+            if connection is not None:
+                connection.send_continue(held)
+
+    # Operations
+
+    def _start_jobs(self) -> None:
+        for group in self.engine.groups.values():
+            while (job := group.take()) is not None:
+                self._runner.start(job, self._job_done)
+
+    def _job_done(self, job: Job, answer: Answer) -> None:
+        held = self.engine.finish_job(
+            job, Status.OK if not answer.error else Status.FAILED, answer.error, answer.values
+        )
+        if held is not None:
+            self._send([held])
+        self._changed()

@@ -1,0 +1,21 @@
+"""The journal that keeps nothing: acceptances end with the process, and every acknowledgement says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sipnap.sidecar.core.suspension import Held
+from sipnap.sidecar.journal.base import Durability
+
+
+class MemoryJournal:
+    """See `sipnap.sidecar.journal.base.Journal`."""
+
+    kind = "memory"
+    durability = Durability.MEMORY
+
+    async def commit(self, added: Sequence[Held], ended: Sequence[Held]) -> None:
+        """Nothing to do: what is held is in the engine."""
+
+    async def close(self) -> None:
+        """Nothing to give up."""

@@ -1,0 +1,249 @@
+"""One sidecar process: start up, main loop, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from sipnap.client.channel import MAX_MESSAGE_BYTES
+from sipnap.sidecar import listener
+from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.groups import DEFAULT_GROUP, WorkerGroup
+from sipnap.sidecar.core.suspension import Limits
+from sipnap.sidecar.dispatcher import Dispatcher
+from sipnap.sidecar.journal.memory import MemoryJournal
+from sipnap.sidecar.listener import Address, ListenError
+from sipnap.sidecar.metrics import serve_metrics
+from sipnap.sidecar.operations import Operation, Runner
+from sipnap.sidecar.services.admin import AdminServicer
+from sipnap.sidecar.services.front_end import FrontEndServicer
+from sipnap.sidecar.services.nap import NapServicer
+from sipnap.v1 import admin_service_pb2, front_end_service_pb2, nap_service_pb2
+from sipnap.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
+from sipnap.v1.front_end_service_pb2_grpc import add_FrontEndServiceServicer_to_server
+from sipnap.v1.nap_service_pb2_grpc import add_NapServiceServicer_to_server
+
+_OPTIONS: list[tuple[str, int]] = [
+    # A second sidecar on the port must fail to start, not share it silently.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A front end whose machine vanished must not look connected for hours.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # Our own clients ping every 10 s; gRPC's default would call that abuse and hang up.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+]
+
+_LAST_WORDS_SECONDS = 0.5
+
+_COLLECTOR_THRESHOLD = 50_000
+"""Young objects before the collector runs; Python's 700 would run it thousands of times a second here."""
+
+log = logging.getLogger("sipnap.sidecar")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a sidecar needs to know."""
+
+    listen: Address
+    """Where it serves gRPC."""
+    limits: Limits = field(default_factory=Limits)
+    """What it refuses."""
+    workers: int = 16
+    """Workers of the group "default"."""
+    max_queued: int = 10_000
+    """Most operations that wait in a group."""
+    operations: Mapping[str, Operation] = field(default_factory=dict)
+    """What the workers know."""
+    metrics: Address | None = None
+    """Where it serves Prometheus metrics; None: nowhere."""
+    tls_certificate: Path | None = None
+    """Its certificate chain; None: plain text."""
+    tls_private_key: Path | None = None
+    """The key that belongs to it."""
+    tls_ca: Path | None = None
+    """What client certificates are checked against; None: clients need none."""
+    insecure: bool = False
+    """Plain text on an address that other machines can reach is meant so."""
+    drain_seconds: float = 60.0
+    """How long a drain waits for what is held to end."""
+
+
+class Sidecar:
+    """A sidecar that serves until it is told to stop. Use `serve`."""
+
+    def __init__(self, settings: Settings, on_ready: Callable[[Address], None]) -> None:
+        self._settings = settings
+        self._on_ready = on_ready
+        self._stop = asyncio.Event()
+        self.version = metadata.version("sipnap")
+        self.instance_id = secrets.token_hex(8)
+
+    def stop(self) -> None:
+        """Drain at the first call, end at once at the second."""
+        if self._stop.is_set():
+            log.warning("second signal: ending at once")
+            os._exit(1)
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Start up, serve, drain.
+
+        Raises:
+            ListenError: It cannot or will not listen there.
+        """
+        settings = self._settings
+        engine = Engine(
+            asyncio.get_running_loop().time,
+            settings.limits,
+            [WorkerGroup(DEFAULT_GROUP, settings.workers, settings.max_queued)],
+            settings.operations,
+        )
+        journal = MemoryJournal()
+        dispatcher = Dispatcher(engine, journal, Runner(settings.operations))
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(journal.close)
+            server = grpc.aio.server(options=_OPTIONS)
+            checks = self._add_services(server, dispatcher)
+            address = await self._listen(server)
+            stack.callback(listener.remove, address)
+            stack.push_async_callback(server.stop, _LAST_WORDS_SECONDS)
+            if settings.metrics is not None:
+                stack.callback(self._serve_metrics(dispatcher, settings.metrics))
+            committer = asyncio.create_task(dispatcher.commit_forever(), name="sipnap committer")
+            stack.callback(committer.cancel)
+            gc.freeze()
+            gc.set_threshold(_COLLECTOR_THRESHOLD, 50, 100)
+            await checks.set("", health_pb2.HealthCheckResponse.SERVING)
+            self._log_start(address, dispatcher)
+            self._on_ready(address)
+            await self._wait_for_stop(committer)
+            await self._drain(dispatcher, checks)
+            await dispatcher.commit_once()
+        log.info("sidecar ended instance=%s", self.instance_id)
+
+    def _add_services(self, server: grpc.aio.Server, dispatcher: Dispatcher) -> health.aio.HealthServicer:
+        checks = health.aio.HealthServicer()
+        add_NapServiceServicer_to_server(NapServicer(dispatcher), server)
+        add_FrontEndServiceServicer_to_server(FrontEndServicer(dispatcher, self.instance_id), server)
+        add_AdminServiceServicer_to_server(AdminServicer(dispatcher, self.instance_id, self.version), server)
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        names = [
+            module.DESCRIPTOR.services_by_name[name].full_name
+            for module, name in (
+                (nap_service_pb2, "NapService"),
+                (front_end_service_pb2, "FrontEndService"),
+                (admin_service_pb2, "AdminService"),
+            )
+        ]
+        reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
+        return checks
+
+    async def _listen(self, server: grpc.aio.Server) -> Address:
+        settings = self._settings
+        address = settings.listen
+        credentials = self._credentials()
+        listener.check(address, has_tls=credentials is not None, insecure=settings.insecure)
+        previous_mask = os.umask(0o177 if address.path else 0o077)
+        try:
+            if credentials is None:
+                port = server.add_insecure_port(str(address))
+            else:
+                port = server.add_secure_port(str(address), credentials)
+        except RuntimeError as error:
+            raise ListenError(
+                f"--listen {address}: cannot be bound; is another sidecar running there? ({error})"
+            ) from error
+        finally:
+            os.umask(previous_mask)
+        listener.protect(address)
+        await server.start()
+        return address if address.path else Address(host=address.host, port=port)
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        settings = self._settings
+        if settings.tls_certificate is None or settings.tls_private_key is None:
+            if settings.tls_certificate or settings.tls_private_key or settings.tls_ca:
+                raise ListenError("TLS needs both --tls-cert and --tls-key")
+            return None
+        try:
+            chain = (settings.tls_private_key.read_bytes(), settings.tls_certificate.read_bytes())
+            ca = settings.tls_ca.read_bytes() if settings.tls_ca else None
+        except OSError as error:
+            raise ListenError(f"TLS: cannot read {error.filename}: {error.strerror}") from error
+        return grpc.ssl_server_credentials([chain], root_certificates=ca, require_client_auth=ca is not None)
+
+    def _serve_metrics(self, dispatcher: Dispatcher, address: Address) -> Callable[[], None]:
+        if address.path:
+            raise ListenError("--metrics takes HOST:PORT: Prometheus does not scrape Unix sockets")
+        try:
+            port, close = serve_metrics(dispatcher, self.version, address.host, address.port)
+        except OSError as error:
+            raise ListenError(f"--metrics {address}: cannot be bound: {error.strerror}") from error
+        log.info("metrics on http://%s/metrics", Address(host=address.host, port=port))
+        return close
+
+    def _log_start(self, address: Address, dispatcher: Dispatcher) -> None:
+        settings = self._settings
+        log.info(
+            "sidecar started version=%s instance=%s listen=%s tls=%s journal=%s max_seconds=%g max_pending=%d workers=%d "
+            "operations=%s",
+            self.version, self.instance_id, address,
+            "mutual" if settings.tls_ca else "server" if settings.tls_certificate else "off",
+            dispatcher.journal.kind, settings.limits.max_delay_seconds, settings.limits.max_pending, settings.workers,
+            ",".join(sorted(settings.operations)) or "none",
+        )  # fmt: skip
+
+    async def _wait_for_stop(self, committer: asyncio.Task[None]) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({stopped, committer}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if committer.done():
+            committer.result()  # it never returns: this raises what ended it
+
+    async def _drain(self, dispatcher: Dispatcher, checks: health.aio.HealthServicer) -> None:
+        engine = dispatcher.engine
+        await checks.enter_graceful_shutdown()
+        dispatcher.announce_drain("the sidecar is shutting down")
+        log.info(
+            "draining held=%d sleeping=%d seconds=%g; a second signal ends at once",
+            engine.held_count, engine.sleepers, self._settings.drain_seconds,
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        end_seconds = loop.time() + self._settings.drain_seconds
+        while (engine.held_count or engine.sleepers) and loop.time() < end_seconds:
+            await asyncio.sleep(0.02)
+        if engine.held_count or engine.sleepers:
+            log.error(
+                "drain time is over, naps are lost with the memory journal held=%d sleeping=%d",
+                engine.held_count, engine.sleepers,
+            )  # fmt: skip
+
+
+async def serve(settings: Settings, on_ready: Callable[[Address], None]) -> None:
+    """Run a sidecar until SIGTERM or SIGINT; `on_ready` is told the address when it serves.
+
+    Raises:
+        ListenError: It cannot or will not listen there.
+    """
+    await Sidecar(settings, on_ready).serve()

@@ -1,0 +1,1 @@
+"""The gRPC edge: each module is one service, and only translates."""

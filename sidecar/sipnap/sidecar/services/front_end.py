@@ -1,0 +1,209 @@
+"""`FrontEndService`: the session of one front end, one reader and one writer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import grpc
+
+from sipnap.client.gather import Gatherer
+from sipnap.client.keys import is_front_end_id
+from sipnap.client.outstanding import set_duration
+from sipnap.client.session import PROTOCOL_VERSION
+from sipnap.sidecar.core.front_ends import FrontEnd
+from sipnap.sidecar.core.suspension import Held, Phase, Reason, Refused
+from sipnap.sidecar.dispatcher import Dispatcher
+from sipnap.sidecar.journal.base import JournalError
+from sipnap.sidecar.services.translate import (
+    CANCEL_TO_WIRE,
+    DURABILITY_TO_WIRE,
+    Context,
+    OUTCOME_FROM_WIRE,
+    REASON_TO_WIRE,
+    abort,
+    continue_message,
+    nap_key,
+    refuse,
+    request_from,
+)
+from sipnap.v1 import front_end_service_pb2 as wire
+from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceServicer
+
+_MOST_CONTINUES_PER_MESSAGE = 512
+
+log = logging.getLogger("sipnap.sidecar")
+
+
+
+class FrontEndServicer(FrontEndServiceServicer):
+    """See `protos/sipnap/v1/front_end_service.proto`."""
+
+    def __init__(self, dispatcher: Dispatcher, instance_id: str) -> None:
+        self._dispatcher = dispatcher
+        self._instance_id = instance_id
+
+    async def Session(  # type: ignore[override]  # grpc.aio's form with read and write, not a generator
+        self, requests: AsyncIterator[wire.SessionRequest], context: Context
+    ) -> None:
+        """Serve one stream until either side ends it."""
+        hello = await self._read_hello(requests, context)
+        session = _Session(self._dispatcher, context)
+        session.welcome(self._instance_id)
+        try:
+            front_end = self._dispatcher.attach(hello.front_end_id, hello.boot_epoch, session)
+        except Refused as refused:
+            await refuse(context, refused)
+        log.info(
+            "front end connected front_end=%s boot_epoch=%d held=%d peer=%s",
+            hello.front_end_id, hello.boot_epoch, len(front_end.held), context.peer(),
+        )  # fmt: skip
+        reader = asyncio.create_task(session.read(requests, front_end), name=f"{hello.front_end_id} reader")
+        writer = asyncio.create_task(session.write(), name=f"{hello.front_end_id} writer")
+        try:
+            await asyncio.wait({reader, writer, session.superseded}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._dispatcher.detach(front_end, session)
+            for task in (reader, writer):
+                task.cancel()
+            await asyncio.gather(reader, writer, return_exceptions=True)
+            log.info("front end disconnected front_end=%s held=%d", hello.front_end_id, len(front_end.held))
+        if session.superseded.done():
+            await abort(
+                context, grpc.StatusCode.ABORTED, "SUPERSEDED",
+                f"another session of front end {hello.front_end_id!r} took over",
+            )  # fmt: skip
+
+    async def _read_hello(self, requests: AsyncIterator[wire.SessionRequest], context: Context) -> wire.Hello:
+        first = await anext(requests, None)
+        if first is None or not first.HasField("hello"):
+            await refuse(context, Refused(Reason.INVALID, "the first message of a session has to carry hello"))
+        hello = first.hello
+        if hello.protocol_version != PROTOCOL_VERSION:
+            await abort(
+                context, grpc.StatusCode.FAILED_PRECONDITION, "PROTOCOL",
+                f"protocol version {hello.protocol_version} is not spoken here, only {PROTOCOL_VERSION}",
+            )  # fmt: skip
+        if not is_front_end_id(hello.front_end_id):
+            await refuse(
+                context,
+                Refused(
+                    Reason.INVALID,
+                    f"hello: front_end_id {hello.front_end_id[:160]!r} is not 1 to 128 of [A-Za-z0-9._:-]",
+                ),
+            )
+        return hello
+
+
+class _Session:
+    """One open stream: what waits to be written, and how what is read is carried out."""
+
+    def __init__(self, dispatcher: Dispatcher, context: Context) -> None:
+        self._dispatcher = dispatcher
+        self._context = context
+        self._gatherer = Gatherer()
+        self._response = wire.SessionResponse()
+        self._continues: list[Held] = []
+        self.superseded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # What the dispatcher and the servicer ask for
+
+    def welcome(self, instance_id: str) -> None:
+        """Have the Welcome and the credits written first."""
+        limits = self._dispatcher.engine.limits
+        self._welcome = wire.Welcome(
+            protocol_version=PROTOCOL_VERSION,
+            instance_id=instance_id,
+            durability=DURABILITY_TO_WIRE[self._dispatcher.journal.durability],
+            max_entry_bytes=limits.max_entry_bytes,
+        )
+        set_duration(self._welcome.max_delay, limits.max_delay_seconds)
+        self._response.credits.max_pending = limits.max_pending
+        if self._dispatcher.engine.draining:
+            self.go_away("the sidecar is shutting down")
+        self._gatherer.wake()
+
+    def send_continue(self, held: Held) -> None:
+        """See `sipnap.sidecar.dispatcher.Connection`."""
+        self._continues.append(held)
+        self._gatherer.wake()
+
+    def supersede(self) -> None:
+        """See `sipnap.sidecar.dispatcher.Connection`."""
+        if not self.superseded.done():
+            self.superseded.set_result(None)
+
+    def go_away(self, reason: str) -> None:
+        """See `sipnap.sidecar.dispatcher.Connection`."""
+        self._response.credits.max_pending = 0
+        self._response.go_away.reason = reason
+        self._gatherer.wake()
+
+    # Writing
+
+    async def write(self) -> None:
+        """Write what gathers, until the stream ends."""
+        await self._context.write(wire.SessionResponse(welcome=self._welcome))
+        while True:
+            await self._gatherer.wait()
+            while True:
+                response, self._response = self._response, wire.SessionResponse()
+                self._add_continues(response)
+                await self._context.write(response)
+                if not self._continues:
+                    break
+
+    def _add_continues(self, response: wire.SessionResponse) -> None:
+        engine = self._dispatcher.engine
+        for held in self._continues[:_MOST_CONTINUES_PER_MESSAGE]:
+            if held.phase is Phase.CONTINUING:  # it may have been given up since
+                continue_message(held, engine.mark_sent(held), response.continues.add())
+        del self._continues[:_MOST_CONTINUES_PER_MESSAGE]
+
+    # Reading
+
+    async def read(self, requests: AsyncIterator[wire.SessionRequest], front_end: FrontEnd) -> None:
+        """Carry out what comes, until the stream ends. A bad entry is refused by itself."""
+        with suppress(asyncio.CancelledError):
+            async for request in requests:
+                if request.suspends:
+                    self._suspend(request, front_end)
+                for key in request.cancels:
+                    outcome = self._dispatcher.cancel(front_end.front_end_id, nap_key(key))
+                    self._response.cancel_results.add(key=key, outcome=CANCEL_TO_WIRE[outcome])
+                for result in request.results:
+                    outcome_there = OUTCOME_FROM_WIRE.get(result.outcome)
+                    if outcome_there is None:
+                        log.warning("answer without an outcome ignored front_end=%s", front_end.front_end_id)
+                    else:
+                        self._dispatcher.settle(front_end, nap_key(result.key), outcome_there)
+                if request.HasField("heartbeat"):
+                    self._response.heartbeat.nonce = request.heartbeat.nonce
+                if request.cancels or request.HasField("heartbeat"):
+                    self._gatherer.wake()
+
+    def _suspend(self, request: wire.SessionRequest, front_end: FrontEnd) -> None:
+        engine = self._dispatcher.engine
+        answer = wire.FrameResult(frame_number=request.frame_number)
+        batch: list[Held] = []
+        for suspension in request.suspends:
+            try:
+                held, is_new = engine.reserve(front_end, request_from(suspension, front_end.boot_epoch))
+            except Refused as refused:
+                answer.refusals.add(key=suspension.key, reason=REASON_TO_WIRE[refused.reason], message=refused.message)
+                continue
+            if is_new:
+                batch.append(held)
+
+        def done(error: JournalError | None) -> None:
+            if error is not None:
+                for held in batch:
+                    refusal = answer.refusals.add(reason=REASON_TO_WIRE[Reason.JOURNAL_UNAVAILABLE], message=str(error))
+                    key = refusal.key
+                    key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = held.key
+            self._response.frame_results.append(answer)
+            self._gatherer.wake()
+
+        self._dispatcher.submit(batch, done)

@@ -1,0 +1,399 @@
+"""The engine's rules, under a clock that only the tests move."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.front_ends import FrontEnd
+from sipnap.sidecar.core.groups import WorkerGroup
+from sipnap.sidecar.core.suspension import (
+    CancelOutcome,
+    Held,
+    Limits,
+    NapKey,
+    Outcome,
+    Phase,
+    Reason,
+    Refused,
+    Request,
+    Status,
+)
+from tests.support.clock import ManualClock
+
+EPOCH = 7
+
+
+def nap(
+    number: int,
+    delay_seconds: float = 1.0,
+    *,
+    epoch: int = EPOCH,
+    deadline_seconds: float | None = None,
+    operation: tuple[str, str] | None = None,
+    route: str = "RESUME",
+) -> Request:
+    return Request(
+        NapKey(epoch, number, number + 1, 1), route, delay_seconds, deadline_seconds, b"payload", operation
+    )
+
+
+class Bench:
+    """An engine with one connected front end."""
+
+    def __init__(self, limits: Limits | None = None, workers: int = 2) -> None:
+        self.clock = ManualClock()
+        self.group = WorkerGroup("default", workers, max_queued=3)
+        self.engine = Engine(self.clock, limits or Limits(), [self.group], ["lookup"])
+        self.front_end = self.engine.attach("kamailio", EPOCH)
+
+    def accept(self, request: Request) -> Held:
+        held, _ = self.engine.reserve(self.front_end, request)
+        self.engine.activate([held])
+        return held
+
+    def due(self) -> list[Held]:
+        return self.engine.pop_due(1000).continues
+
+    def refused(self, request: Request) -> Reason:
+        with pytest.raises(Refused) as caught:
+            self.engine.reserve(self.front_end, request)
+        assert self.engine.counters.refused[caught.value.reason] > 0
+        return caught.value.reason
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_nap_is_continued_at_its_time_and_not_before(bench: Bench) -> None:
+    held = bench.accept(nap(1, 4.0))
+    bench.clock.advance(3.999)
+    assert bench.due() == []
+    bench.clock.advance(0.001)
+    assert bench.due() == [held]
+    assert held.phase is Phase.CONTINUING
+
+
+def test_what_the_journal_does_not_have_never_fires(bench: Bench) -> None:
+    held, is_new = bench.engine.reserve(bench.front_end, nap(1, 1.0))
+    assert is_new
+    bench.clock.advance(5.0)
+    assert bench.due() == []
+    assert bench.engine.find("kamailio", held.key) is None
+    bench.engine.activate([held])
+    assert bench.due() == [held], "its time ran during the commit"
+
+
+def test_what_the_journal_refused_was_never_there(bench: Bench) -> None:
+    held, _ = bench.engine.reserve(bench.front_end, nap(1))
+    bench.engine.abandon([held])
+    bench.clock.advance(5.0)
+    assert bench.due() == []
+    assert bench.engine.held_count == 0
+    assert bench.engine.counters.accepted == 0
+    assert bench.engine.counters.refused[Reason.JOURNAL_UNAVAILABLE] == 1
+
+
+def test_the_same_key_again_changes_nothing(bench: Bench) -> None:
+    held = bench.accept(nap(1, 4.0))
+    again, is_new = bench.engine.reserve(bench.front_end, nap(1, 1.0))
+    assert again is held
+    assert not is_new
+    bench.clock.advance(2.0)
+    assert bench.due() == []
+
+
+def test_an_answer_ends_it_once(bench: Bench) -> None:
+    held = bench.accept(nap(1))
+    bench.clock.advance(1.0)
+    bench.due()
+    assert bench.engine.settle(bench.front_end, held.key, Outcome.APPLIED) is held
+    assert bench.engine.settle(bench.front_end, held.key, Outcome.APPLIED) is None
+    assert bench.engine.counters.outcomes[Outcome.APPLIED] == 1
+    assert bench.engine.take_ended() == [held]
+    assert bench.engine.take_ended() == []
+
+
+def test_an_answer_to_what_is_not_due_is_ignored(bench: Bench) -> None:
+    held = bench.accept(nap(1))
+    assert bench.engine.settle(bench.front_end, held.key, Outcome.APPLIED) is None
+    assert held.phase is Phase.PENDING
+
+
+def test_unanswered_continues_are_there_for_the_next_session(bench: Bench) -> None:
+    first, second = bench.accept(nap(1, 2.0)), bench.accept(nap(2, 1.0))
+    bench.engine.detach(bench.front_end)
+    bench.clock.advance(2.0)
+    assert bench.due() == [second, first]
+    front_end = bench.engine.attach("kamailio", EPOCH)
+    assert list(front_end.continuing.values()) == [second, first]
+    assert [bench.engine.mark_sent(first), bench.engine.mark_sent(first)] == [1, 2]
+
+
+def test_nobody_answers_until_the_deadline(bench: Bench) -> None:
+    held = bench.accept(nap(1, 1.0, deadline_seconds=3.0))
+    bench.clock.advance(1.0)
+    assert bench.due() == [held]
+    bench.clock.advance(2.0)
+    assert bench.due() == []
+    assert held.phase is Phase.ENDED
+    assert bench.engine.counters.lost == 1
+    assert bench.engine.held_count == 0
+
+
+def test_a_restart_of_the_front_end_ends_its_earlier_life(bench: Bench) -> None:
+    held = bench.accept(nap(1))
+    committing, _ = bench.engine.reserve(bench.front_end, nap(2))
+    front_end = bench.engine.attach("kamailio", EPOCH + 1)
+    assert held.phase is Phase.ENDED
+    bench.engine.activate([committing])
+    assert committing.phase is Phase.ENDED, "also what was being committed meanwhile"
+    assert not front_end.held
+    assert bench.engine.counters.outcomes[Outcome.GONE] == 2
+    assert bench.refused(nap(3)) is Reason.STALE_EPOCH
+    assert bench.accept(nap(3, epoch=EPOCH + 1)).phase is Phase.PENDING
+
+
+def test_cancel_is_definite(bench: Bench) -> None:
+    engine = bench.engine
+    held = bench.accept(nap(1))
+    assert engine.cancel("kamailio", held.key) is CancelOutcome.CANCELLED
+    assert engine.cancel("kamailio", held.key) is CancelOutcome.GONE
+    assert engine.cancel("nobody", held.key) is CancelOutcome.GONE
+    due = bench.accept(nap(2))
+    bench.clock.advance(1.0)
+    assert bench.due() == [due], "the cancelled one does not fire"
+    assert engine.cancel("kamailio", due.key) is CancelOutcome.CONTINUING
+
+
+def test_a_cancel_during_the_commit_is_final(bench: Bench) -> None:
+    held, _ = bench.engine.reserve(bench.front_end, nap(1))
+    assert bench.engine.cancel("kamailio", held.key) is CancelOutcome.CANCELLED
+    bench.engine.activate([held])
+    bench.clock.advance(5.0)
+    assert bench.due() == []
+    assert bench.engine.take_ended() == [held], "the journal has it by now and must forget it"
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (nap(1, 0.0), Reason.DELAY_OUT_OF_RANGE),
+        (nap(1, -1.0), Reason.DELAY_OUT_OF_RANGE),
+        (nap(1, float("nan")), Reason.DELAY_OUT_OF_RANGE),
+        (nap(1, 100.001), Reason.DELAY_OUT_OF_RANGE),
+        (nap(1, 5.0, deadline_seconds=5.0), Reason.DELAY_OUT_OF_RANGE),
+        (nap(1, epoch=EPOCH - 1), Reason.STALE_EPOCH),
+        (nap(1, route=""), Reason.INVALID),
+        (nap(1, route="A B"), Reason.INVALID),
+        (nap(1, route="R\n"), Reason.INVALID),
+        (nap(1, route="R" * 65), Reason.INVALID),
+        (Request(NapKey(EPOCH, 1, 1, 0), "R", 1.0, None, b""), Reason.INVALID),
+        (Request(NapKey(EPOCH, 1, 1, 1), "R", 1.0, None, b"x" * 65_537), Reason.TOO_LARGE),
+        (nap(1, operation=("nothing", "")), Reason.OPERATION_UNKNOWN),
+        (nap(1, operation=("lookup", "nowhere")), Reason.OPERATION_UNKNOWN),
+    ],
+)
+def test_refusals(bench: Bench, request_: Request, reason: Reason) -> None:
+    assert bench.refused(request_) is reason
+    assert bench.engine.held_count == 0
+
+
+def test_the_limits_are_inclusive(bench: Bench) -> None:
+    assert bench.accept(nap(1, 100.0)).phase is Phase.PENDING
+
+
+def test_full_and_draining_refuse_at_the_door() -> None:
+    bench = Bench(Limits(max_pending=2))
+    bench.accept(nap(1))
+    bench.accept(nap(2))
+    assert bench.refused(nap(3)) is Reason.FULL
+    bench.engine.draining = True
+    assert bench.refused(nap(4)) is Reason.DRAINING
+    bench.clock.advance(1.0)
+    assert len(bench.due()) == 2, "what is held is still continued"
+
+
+def test_too_many_front_ends_push_out_only_idle_ones() -> None:
+    bench = Bench(Limits(max_front_ends=2))
+    idle = bench.engine.attach("idle", 1)
+    with pytest.raises(Refused):
+        bench.engine.attach("third", 1)
+    bench.engine.detach(idle)
+    bench.engine.attach("third", 1)
+    assert set(bench.engine.front_ends) == {"kamailio", "third"}
+
+
+def test_a_front_end_that_left_is_known_for_a_while(bench: Bench) -> None:
+    bench.engine.detach(bench.front_end)
+    bench.clock.advance(59.0)
+    assert bench.engine.front_end_for("kamailio") is bench.front_end
+    bench.clock.advance(2.0)
+    with pytest.raises(Refused) as caught:
+        bench.engine.front_end_for("kamailio")
+    assert caught.value.reason is Reason.FRONT_END_UNKNOWN
+
+
+def test_sleepers_wake_at_their_time_and_may_leave(bench: Bench) -> None:
+    stays, leaves = bench.engine.sleep(1.0, "a"), bench.engine.sleep(1.0, "b")
+    bench.engine.wake(leaves)
+    bench.engine.wake(leaves)
+    assert bench.engine.sleepers == 1
+    bench.clock.advance(0.999)
+    assert bench.engine.pop_due(10).sleepers == []
+    bench.clock.advance(0.001)
+    assert bench.engine.pop_due(10).sleepers == [stays]
+    assert bench.engine.sleepers == 0
+    with pytest.raises(Refused):
+        bench.engine.sleep(101.0, "c")
+
+
+def test_listing_goes_page_by_page_in_order_of_acceptance(bench: Bench) -> None:
+    other = bench.engine.attach("other", 1)
+    expected = []
+    for number in range(10):
+        front_end, epoch = (bench.front_end, EPOCH) if number % 3 else (other, 1)
+        held, _ = bench.engine.reserve(front_end, nap(number, epoch=epoch))
+        bench.engine.activate([held])
+        expected.append(held)
+    seen: list[Held] = []
+    while page := bench.engine.list("", seen[-1].sequence if seen else 0, 3):
+        seen += page
+    assert seen == expected
+    assert bench.engine.list("other", 0, 100) == [held for held in expected if held.front_end is other]
+    assert bench.engine.list("nobody", 0, 100) == []
+
+
+# Operations
+
+
+def test_an_operation_continues_as_soon_as_it_has_ended(bench: Bench) -> None:
+    held = bench.accept(nap(1, 5.0, operation=("lookup", "")))
+    job = bench.group.take()
+    assert job is not None
+    assert bench.engine.finish_job(job, Status.OK, "", (b"found",)) is held
+    assert (held.phase, held.status, held.values) == (Phase.CONTINUING, Status.OK, (b"found",))
+    assert not bench.group.running
+
+
+def test_an_operation_that_takes_too_long_times_out(bench: Bench) -> None:
+    held = bench.accept(nap(1, 5.0, operation=("lookup", "")))
+    job = bench.group.take()
+    assert job is not None
+    bench.clock.advance(5.0)
+    assert bench.due() == [held]
+    assert held.status is Status.TIMED_OUT
+    assert bench.engine.take_stopped_jobs() == [job]
+    assert bench.engine.finish_job(job, Status.OK, "", ()) is None, "too late to be heard"
+    assert held.status is Status.TIMED_OUT
+
+
+def test_a_cancel_stops_the_operation_and_skips_the_queued(bench: Bench) -> None:
+    running, queued = (bench.accept(nap(n, 5.0, operation=("lookup", "default"))) for n in (1, 2))
+    job = bench.group.take()
+    assert job is not None
+    for held in (running, queued):
+        assert bench.engine.cancel("kamailio", held.key) is CancelOutcome.CANCELLED
+    assert bench.engine.take_stopped_jobs() == [job]
+    assert bench.group.queued == 0
+    assert bench.group.take() is None
+
+
+def test_a_full_group_refuses(bench: Bench) -> None:
+    for number in range(5):
+        bench.accept(nap(number, 5.0, operation=("lookup", "")))
+        bench.group.take()
+    assert (len(bench.group.running), bench.group.queued) == (2, 3)
+    assert bench.refused(nap(9, operation=("lookup", ""))) is Reason.FULL
+    bench.group.workers = 3
+    assert bench.group.take() is not None, "growing takes effect at once"
+    assert bench.accept(nap(9, operation=("lookup", ""))).phase is Phase.PENDING
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """Everything in any order; after each step the promises hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(Limits(max_pending=20))
+        self.engine = self.bench.engine
+        self.number = 0
+        self.committing: list[Held] = []
+        self.accepted: dict[NapKey, Held] = {}
+        self.cancelled: set[NapKey] = set()
+        self.fired: dict[NapKey, Held] = {}
+        self.ended: list[NapKey] = []
+        self.epoch = EPOCH
+
+    @rule(delay=st.floats(0.001, 100))
+    def reserve(self, delay: float) -> None:
+        self.number += 1
+        request = nap(self.number, delay, epoch=self.epoch)
+        try:
+            held, _ = self.engine.reserve(self.bench.front_end, request)
+        except Refused as refused:
+            assert refused.reason is Reason.FULL
+            assert len(self.bench.front_end.held) == 20
+        else:
+            self.committing.append(held)
+
+    @rule()
+    def commit(self) -> None:
+        self.engine.activate(self.committing)
+        self.accepted |= {held.key: held for held in self.committing}
+        self.committing = []
+
+    @rule(seconds=st.floats(0, 200))
+    def advance(self, seconds: float) -> None:
+        self.bench.clock.advance(seconds)
+        order: list[float] = []
+        for held in self.bench.due():
+            assert held.due_seconds <= self.bench.clock.now_seconds, "never early"
+            assert held.key in self.accepted, "accepted before it fires"
+            assert held.key not in self.cancelled, "cancel is final"
+            assert held.key not in self.fired, "fires once"
+            self.fired[held.key] = held
+            order.append(held.due_seconds)
+        assert order == sorted(order), "in order"
+
+    @precondition(lambda self: self.bench.front_end.held)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(list(self.bench.front_end.held)))
+        phase = self.bench.front_end.held[key].phase
+        outcome = self.engine.cancel("kamailio", key)
+        if phase is Phase.CONTINUING:
+            assert outcome is CancelOutcome.CONTINUING
+        else:
+            assert outcome is CancelOutcome.CANCELLED
+            self.cancelled.add(key)
+
+    @precondition(lambda self: self.bench.front_end.continuing)
+    @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
+    def settle(self, data: st.DataObject, outcome: Outcome) -> None:
+        key = data.draw(st.sampled_from(list(self.bench.front_end.continuing)))
+        assert self.engine.settle(self.bench.front_end, key, outcome) is self.fired[key]
+
+    @rule()
+    def restart_the_front_end(self) -> None:
+        self.epoch += 1
+        self.engine.attach("kamailio", self.epoch)
+
+    @invariant()
+    def nothing_is_left_over(self) -> None:
+        self.ended += [held.key for held in self.engine.take_ended()]
+        assert len(set(self.ended)) == len(self.ended), "ends once"
+        held = self.bench.front_end.held
+        assert not set(held) & set(self.ended)
+        assert set(self.accepted) <= set(held) | set(self.ended), "accepted means kept until it ends"
+        live = [entry for entry in held.values() if entry.phase is not Phase.COMMITTING]
+        assert len(self.engine.timers) == len(live), "whatever is held has a timer"
+
+
+EngineMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestEngine = EngineMachine.TestCase
