@@ -98,3 +98,4 @@ def test_a_duration_never_gets_shorter(seconds: float) -> None:
     suspension = pb.Suspension()
     set_duration(suspension.delay, seconds)
     assert seconds <= seconds_of(suspension.delay) <= seconds + 2e-9
+    assert (seconds_of(suspension.delay) == 0) == (seconds == 0), "zero stays zero: it is refused"

@@ -43,7 +43,8 @@ class SuspensionKey(NamedTuple):
         parts = text.split("/")
         if len(parts) != 5:
             raise ValueError(
-                f"{text!r} is not a key: expected front_end_id/boot_epoch/transaction_index/transaction_label/nap_number"
+                f"{text!r} is not a key: expected "
+                "front_end_id/boot_epoch/transaction_index/transaction_label/nap_number"
             )
         front_end_id, *numbers = parts
         if not is_front_end_id(front_end_id):

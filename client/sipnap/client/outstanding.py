@@ -162,7 +162,7 @@ def seconds_of(duration: Duration) -> float:
 def set_duration(duration: Duration, seconds: float) -> None:
     """Set a protobuf Duration, rounded up to the nanosecond: a nap must not get shorter on its way."""
     whole = int(seconds)
-    nanos = int((seconds - whole) * 1e9) + 1
+    nanos = int((seconds - whole) * 1e9) + 1 if seconds > 0 else 0
     if nanos >= 1_000_000_000:
         whole, nanos = whole + 1, 0
     duration.seconds = whole

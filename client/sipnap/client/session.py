@@ -304,6 +304,7 @@ class FrontEndSession:
                 self._results.append((key, outcome))
                 self._gatherer.wake()
             elif self._table.deliver(key):
+                received.key.front_end_id = self._front_end_id
                 self._inbox.append(received)
         for result in response.frame_results:
             for refusal in result.refusals:

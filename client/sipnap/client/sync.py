@@ -1,4 +1,4 @@
-"""The blocking client: naps, suspensions, status. The same calls as `sipnap.client.aio`, for programs without a loop."""
+"""The blocking client: the same calls as `sipnap.client.aio`, for programs without an event loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from sipnap.v1 import suspension_pb2 as pb
 from sipnap.v1.admin_service_pb2_grpc import AdminServiceStub
 from sipnap.v1.nap_service_pb2_grpc import NapServiceStub
 
-_Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
 

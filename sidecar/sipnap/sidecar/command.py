@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from sipnap.client.channel import DEFAULT_TARGET
+from sipnap.client.settings import count, seconds
 from sipnap.sidecar.core.suspension import Limits
 from sipnap.sidecar.listener import Address
 
@@ -20,7 +21,8 @@ examples:
   sipnap serve --metrics 127.0.0.1:9600                 with Prometheus metrics
   sipnap serve --listen 10.0.0.5:5600 --tls-cert server.pem --tls-key server.key --tls-ca clients.pem
 
-signals: the first SIGTERM or SIGINT drains (nothing new is accepted, what is held is continued), the second ends at once.
+signals: the first SIGTERM or SIGINT drains (nothing new is accepted, what is held is continued), the second ends at
+once.
 exit codes: 0 after a drain, 1 when it cannot start, 2 for a bad setting.
 """
 
@@ -29,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     limits = Limits()
     parser.add_argument(
-        "--listen", metavar="HOST:PORT|unix:PATH", type=Address.parse, default=Address.parse(DEFAULT_TARGET),
+        "--listen", metavar="HOST:PORT|unix:PATH", type=_address, default=Address.parse(DEFAULT_TARGET),
         help=f"where to serve gRPC (default {DEFAULT_TARGET}; port 0: any free one)",
     )  # fmt: skip
     parser.add_argument(
@@ -37,11 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="where acceptances are kept: memory (they end with the process)",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", metavar="N", type=_count, default=16,
+        "--workers", metavar="N", type=count, default=16,
         help="operations that run at once in the group 'default' (default 16); plain naps need none",
     )  # fmt: skip
     parser.add_argument(
-        "--max-queued", metavar="N", type=_count, default=10_000,
+        "--max-queued", metavar="N", type=count, default=10_000,
         help="operations that may wait for a worker (default 10000)",
     )  # fmt: skip
     parser.add_argument(
@@ -49,27 +51,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a Python module with a dictionary OPERATIONS of operations to offer; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--metrics", metavar="HOST:PORT", type=Address.parse, default=None,
+        "--metrics", metavar="HOST:PORT", type=_address, default=None,
         help="where to serve Prometheus metrics over HTTP (default: nowhere)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-seconds", metavar="SECONDS", type=_seconds, default=limits.max_delay_seconds,
+        "--max-seconds", metavar="SECONDS", type=seconds, default=limits.max_delay_seconds,
         help="longest nap accepted (default 100)",
     )  # fmt: skip
     parser.add_argument(
-        "--linger-seconds", metavar="SECONDS", type=_seconds, default=limits.linger_seconds,
+        "--linger-seconds", metavar="SECONDS", type=seconds, default=limits.linger_seconds,
         help="how long a continue is kept for a front end that does not answer (default 60)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-pending", metavar="N", type=_count, default=limits.max_pending,
+        "--max-pending", metavar="N", type=count, default=limits.max_pending,
         help="most suspensions held for one front end (default 1000000)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-entry-bytes", metavar="BYTES", type=_count, default=limits.max_entry_bytes,
+        "--max-entry-bytes", metavar="BYTES", type=count, default=limits.max_entry_bytes,
         help="largest suspension accepted, encoded (default 65536)",
     )  # fmt: skip
     parser.add_argument(
-        "--drain-seconds", metavar="SECONDS", type=_seconds, default=60.0,
+        "--drain-seconds", metavar="SECONDS", type=seconds, default=60.0,
         help="how long a drain waits for what is held to end (default 60)",
     )  # fmt: skip
     parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate chain of this server (PEM)")
@@ -114,17 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
+def _address(text: str) -> Address:
     try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds above 0")
-    return seconds
+        return Address.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

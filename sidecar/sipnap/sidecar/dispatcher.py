@@ -1,4 +1,4 @@
-"""Joins the engine to the event loop: one timer for the head of the heap, one commit at a time, continues to sessions."""
+"""Joins the engine to the event loop: one timer for the head of the heap, one commit at a time, one door out."""
 
 from __future__ import annotations
 

@@ -203,8 +203,8 @@ class Sidecar:
     def _log_start(self, address: Address, dispatcher: Dispatcher) -> None:
         settings = self._settings
         log.info(
-            "sidecar started version=%s instance=%s listen=%s tls=%s journal=%s max_seconds=%g max_pending=%d workers=%d "
-            "operations=%s",
+            "sidecar started version=%s instance=%s listen=%s tls=%s journal=%s max_seconds=%g max_pending=%d "
+            "workers=%d operations=%s",
             self.version, self.instance_id, address,
             "mutual" if settings.tls_ca else "server" if settings.tls_certificate else "off",
             dispatcher.journal.kind, settings.limits.max_delay_seconds, settings.limits.max_pending, settings.workers,

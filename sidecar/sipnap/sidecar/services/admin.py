@@ -20,9 +20,7 @@ class AdminServicer(AdminServiceServicer):
         self._version = version
         self._started_seconds = asyncio.get_running_loop().time()
 
-    async def GetStatus(
-        self, request: admin.GetStatusRequest, context: Context
-    ) -> admin.GetStatusResponse:
+    async def GetStatus(self, request: admin.GetStatusRequest, context: Context) -> admin.GetStatusResponse:
         """The sidecar's state in figures."""
         engine, journal = self._dispatcher.engine, self._dispatcher.journal
         counters = engine.counters

@@ -20,9 +20,9 @@ from sipnap.sidecar.journal.base import JournalError
 from sipnap.sidecar.services.translate import (
     CANCEL_TO_WIRE,
     DURABILITY_TO_WIRE,
-    Context,
     OUTCOME_FROM_WIRE,
     REASON_TO_WIRE,
+    Context,
     abort,
     continue_message,
     nap_key,
@@ -35,7 +35,6 @@ from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceServicer
 _MOST_CONTINUES_PER_MESSAGE = 512
 
 log = logging.getLogger("sipnap.sidecar")
-
 
 
 class FrontEndServicer(FrontEndServiceServicer):

@@ -56,9 +56,7 @@ class NapServicer(NapServiceServicer):
         set_duration(response.slept, loop.time() - sleeper.started_seconds)
         return response
 
-    async def SuspendRoute(
-        self, request: nap.SuspendRouteRequest, context: Context
-    ) -> nap.SuspendRouteResponse:
+    async def SuspendRoute(self, request: nap.SuspendRouteRequest, context: Context) -> nap.SuspendRouteResponse:
         """Return once accepted: after the journal has it."""
         suspension = request.suspension
         front_end_id = suspension.key.front_end_id
