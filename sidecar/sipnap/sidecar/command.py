@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from pathlib import Path
 
 from sipnap.client.channel import DEFAULT_TARGET
 from sipnap.client.settings import count, seconds
 from sipnap.sidecar.core.suspension import Limits
-from sipnap.sidecar.listener import Address
+from sipnap.sidecar.journal.base import Journal, JournalError
+from sipnap.sidecar.journal.memory import MemoryJournal
+from sipnap.sidecar.journal.sqlite import SqliteJournal
+from sipnap.sidecar.listener import Address, ListenError
 
 SUMMARY = "run the sidecar: timers, worker groups, journal"
 
@@ -35,8 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"where to serve gRPC (default {DEFAULT_TARGET}; port 0: any free one)",
     )  # fmt: skip
     parser.add_argument(
-        "--journal", metavar="KIND", choices=["memory"], default="memory",
-        help="where acceptances are kept: memory (they end with the process)",
+        "--journal", metavar="memory|sqlite|sqlite:PATH", type=_journal, default="sqlite",
+        help="where acceptances are kept: sqlite (a file in the state directory), sqlite:PATH, or memory (they end "
+        "with the process); default sqlite",
+    )  # fmt: skip
+    parser.add_argument(
+        "--journal-sync", choices=["full", "normal"], default="full",
+        help="full: an acceptance survives the machine's death; normal: the process's only, for fewer syncs "
+        "(default full)",
     )  # fmt: skip
     parser.add_argument(
         "--workers", metavar="N", type=count, default=16,
@@ -86,13 +96,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until a signal."""
-    from sipnap.sidecar.listener import ListenError
     from sipnap.sidecar.operations import load_operations
     from sipnap.sidecar.server import Settings, serve
 
     try:
         settings = Settings(
             listen=arguments.listen,
+            journal=_open_journal(arguments.journal, sync_each_commit=arguments.journal_sync == "full"),
             limits=Limits(
                 max_delay_seconds=arguments.max_seconds,
                 linger_seconds=arguments.linger_seconds,
@@ -110,10 +120,33 @@ def run(arguments: argparse.Namespace) -> int:
             drain_seconds=arguments.drain_seconds,
         )
         asyncio.run(serve(settings, lambda address: print(f"sipnap serve: ready on {address}", flush=True)))
-    except (ListenError, ValueError) as error:
+    except (JournalError, ListenError, ValueError) as error:
         print(f"sipnap serve: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _journal(text: str) -> str:
+    if text not in ("memory", "sqlite") and (not text.startswith("sqlite:") or text == "sqlite:"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not memory, sqlite or sqlite:PATH")
+    return text
+
+
+def _open_journal(text: str, *, sync_each_commit: bool) -> Journal:
+    if text == "memory":
+        return MemoryJournal()
+    path = text.removeprefix("sqlite").removeprefix(":")
+    return SqliteJournal(
+        Path(path) if path else _state_directory() / "journal.sqlite3", sync_each_commit=sync_each_commit
+    )
+
+
+def _state_directory() -> Path:
+    """Where systemd says (``StateDirectory=``), or where the platform keeps a user's state."""
+    import platformdirs
+
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(given) if given else platformdirs.user_state_path("sipnap")
 
 
 def _address(text: str) -> Address:

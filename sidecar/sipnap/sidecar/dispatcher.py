@@ -20,6 +20,12 @@ from sipnap.sidecar.operations import Answer, Runner
 _MOST_TIMERS_PER_TURN = 2000
 """Timers fired before the loop gets a turn again: a million due at once must not silence the RPCs."""
 
+_FORGET_SECONDS = 0.05
+"""How long the journal keeps what has ended, at most, while nothing is added."""
+
+_JOURNAL_RETRY_SECONDS = 1.0
+"""How often a journal that failed is tried again."""
+
 log = logging.getLogger("sipnap.sidecar")
 
 
@@ -31,6 +37,9 @@ class Connection(Protocol):
 
     def supersede(self) -> None:
         """Another session of the same front end takes over."""
+
+    def set_credits(self, max_pending: int) -> None:
+        """Announce how much may be pending from now on; 0 closes the door."""
 
     def go_away(self, reason: str) -> None:
         """Announce that nothing new is accepted any more."""
@@ -73,7 +82,12 @@ class Dispatcher:
         self._work = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._armed_seconds = float("inf")
-        self._journal_failed = False
+        self._unforgotten: list[Held] = []
+        self._forget_timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Take up what was restored into the engine."""
+        self._changed()
 
     # Sessions
 
@@ -150,34 +164,43 @@ class Dispatcher:
             await self._work.wait()
             self._work.clear()
             await self.commit_once()
+            if self.engine.journal_error:
+                await asyncio.sleep(_JOURNAL_RETRY_SECONDS)
+                self._work.set()
 
     async def commit_once(self) -> None:
         """Commit what has gathered so far: additions are acknowledged after it, never before."""
         submissions, self._submissions = self._submissions, []
-        ended = self.engine.take_ended()
-        if not submissions and not ended:
+        self._unforgotten += self.engine.take_ended()
+        ended = self._unforgotten
+        if not submissions and not ended and not self.engine.journal_error:
             return
         added = [held for submission in submissions for held in submission.batch]
         try:
             await self.journal.commit(added, ended)
         except JournalError as error:
-            self._report_journal(error)
+            self._report_journal(str(error))
             self.engine.abandon(added)
             for submission in submissions:
                 submission.done(error)
             return
-        self._report_journal(None)
+        self._unforgotten = []
+        self._report_journal("")
         for submission in submissions:
             self.engine.activate(submission.batch)
             submission.done(None)
         self._changed()
 
-    def _report_journal(self, error: JournalError | None) -> None:
-        if error is not None and not self._journal_failed:
-            log.error("journal failed, new naps are refused kind=%s reason=%s", self.journal.kind, error)
-        elif error is None and self._journal_failed:
+    def _report_journal(self, error: str) -> None:
+        engine = self.engine
+        if error and not engine.journal_error:
+            log.error("journal failed, new naps are refused, held ones still fire reason=%s", error)
+        elif engine.journal_error and not error:
             log.warning("journal works again kind=%s", self.journal.kind)
-        self._journal_failed = error is not None
+        if bool(error) != bool(engine.journal_error):
+            for connection in self._connections.values():
+                connection.set_credits(0 if error or engine.draining else engine.limits.max_pending)
+        engine.journal_error = error
 
     def _changed(self) -> None:
         """Follow up on whatever the engine may have gathered."""
@@ -185,8 +208,14 @@ class Dispatcher:
             self._runner.stop(job)
         self._start_jobs()
         self._arm()
-        if self.engine.has_ended:
-            self._work.set()
+        if self.engine.has_ended and self._forget_timer is None:
+            # Forgetting late is harmless (a continue may come again and is answered from memory), a sync is not free:
+            # so it waits for the next additions, if they come soon.
+            self._forget_timer = self._loop.call_later(_FORGET_SECONDS, self._forget)
+
+    def _forget(self) -> None:
+        self._forget_timer = None
+        self._work.set()
 
     def _arm(self) -> None:
         due_seconds = self.engine.timers.next_due_seconds()

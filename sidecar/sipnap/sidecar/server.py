@@ -25,10 +25,12 @@ from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.groups import DEFAULT_GROUP, WorkerGroup
 from sipnap.sidecar.core.suspension import Limits
 from sipnap.sidecar.dispatcher import Dispatcher
+from sipnap.sidecar.journal.base import Durability, Journal
 from sipnap.sidecar.journal.memory import MemoryJournal
 from sipnap.sidecar.listener import Address, ListenError
 from sipnap.sidecar.metrics import serve_metrics
 from sipnap.sidecar.operations import Operation, Runner
+from sipnap.sidecar.recovery import recover
 from sipnap.sidecar.services.admin import AdminServicer
 from sipnap.sidecar.services.front_end import FrontEndServicer
 from sipnap.sidecar.services.nap import NapServicer
@@ -64,6 +66,8 @@ class Settings:
 
     listen: Address
     """Where it serves gRPC."""
+    journal: Journal = field(default_factory=MemoryJournal)
+    """Where acceptances are kept."""
     limits: Limits = field(default_factory=Limits)
     """What it refuses."""
     workers: int = 16
@@ -108,6 +112,7 @@ class Sidecar:
 
         Raises:
             ListenError: It cannot or will not listen there.
+            JournalError: The journal cannot be opened or read.
         """
         settings = self._settings
         engine = Engine(
@@ -116,10 +121,11 @@ class Sidecar:
             [WorkerGroup(DEFAULT_GROUP, settings.workers, settings.max_queued)],
             settings.operations,
         )
-        journal = MemoryJournal()
-        dispatcher = Dispatcher(engine, journal, Runner(settings.operations))
+        dispatcher = Dispatcher(engine, settings.journal, Runner(settings.operations))
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(journal.close)
+            stack.push_async_callback(settings.journal.close)
+            await recover(engine, settings.journal)
+            dispatcher.start()
             server = grpc.aio.server(options=_OPTIONS)
             checks = self._add_services(server, dispatcher)
             address = await self._listen(server)
@@ -229,11 +235,15 @@ class Sidecar:
             "draining held=%d sleeping=%d seconds=%g; a second signal ends at once",
             engine.held_count, engine.sleepers, self._settings.drain_seconds,
         )  # fmt: skip
+        is_kept = self._settings.journal.durability is not Durability.MEMORY
         loop = asyncio.get_running_loop()
         end_seconds = loop.time() + self._settings.drain_seconds
-        while (engine.held_count or engine.sleepers) and loop.time() < end_seconds:
+        # What the journal keeps goes on after the next start; what only this process knows is waited for.
+        while loop.time() < end_seconds and (engine.running_jobs if is_kept else engine.held_count or engine.sleepers):
             await asyncio.sleep(0.02)
-        if engine.held_count or engine.sleepers:
+        if is_kept:
+            log.info("naps are kept for the next start held=%d", engine.held_count)
+        elif engine.held_count or engine.sleepers:
             log.error(
                 "drain time is over, naps are lost with the memory journal held=%d sleeping=%d",
                 engine.held_count, engine.sleepers,
@@ -245,5 +255,6 @@ async def serve(settings: Settings, on_ready: Callable[[Address], None]) -> None
 
     Raises:
         ListenError: It cannot or will not listen there.
+        JournalError: The journal cannot be opened or read.
     """
     await Sidecar(settings, on_ready).serve()

@@ -28,6 +28,7 @@ from sipnap.sidecar.core.suspension import (
 )
 from sipnap.sidecar.core.timers import TimerHeap
 
+_NO_EPOCH = -1
 _ROUTE = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
 
 
@@ -83,6 +84,8 @@ class Engine:
         self.groups.setdefault(DEFAULT_GROUP, WorkerGroup(DEFAULT_GROUP, 0, 0))
         self.front_ends: dict[str, FrontEnd] = {}
         self.draining = False
+        self.journal_error = ""
+        """Why the journal takes nothing at present; empty: it does."""
         self.timers: TimerHeap[Held | Sleeper] = TimerHeap()
         self.sleepers = 0
         self._operations = frozenset(operations)
@@ -110,7 +113,7 @@ class Engine:
             front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, boot_epoch)
         elif front_end.boot_epoch != boot_epoch:
             for held in list(front_end.held.values()):
-                if held.phase is not Phase.COMMITTING:
+                if held.key.boot_epoch != boot_epoch and held.phase is not Phase.COMMITTING:
                     self.counters.outcomes[Outcome.GONE] += 1
                     self._end(held)
             front_end.boot_epoch = boot_epoch
@@ -142,6 +145,41 @@ class Engine:
             if not front_end.connected and not front_end.held:
                 del self.front_ends[name]
 
+    def restore(
+        self,
+        front_end_id: str,
+        key: NapKey,
+        route: str,
+        payload: bytes,
+        *,
+        sequence: int,
+        accepted_seconds: float,
+        due_seconds: float,
+        deadline_seconds: float,
+        operation: tuple[str, str] | None,
+    ) -> None:
+        """Take back what a journal kept. Nothing is refused: it was accepted. Times are on the engine's clock.
+
+        What fell due meanwhile is due now, and its front end gets a full linger time from now to come back for it.
+        """
+        front_end = self.front_ends.get(front_end_id)
+        if front_end is None:
+            # Of no known life until its Hello; only then is it known which of these are over.
+            front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, _NO_EPOCH)
+            front_end.gone_since_seconds = float("-inf")
+        request = Request(key, route, due_seconds - accepted_seconds, None, payload, operation)
+        held = Held(front_end, request, sequence, accepted_seconds)
+        held.due_seconds = due_seconds
+        held.deadline_seconds = max(deadline_seconds, self._clock() + self.limits.linger_seconds)
+        held.phase = Phase.PENDING
+        if operation is not None:
+            group = self.groups.get(operation[1], self.groups[DEFAULT_GROUP])
+            held.job = Job(held, operation[0], group)
+            group.offer(held.job)
+        front_end.held[key] = held
+        self.timers.arm(held, due_seconds)
+        self._sequence = itertools.count(max(sequence + 1, next(self._sequence)))
+
     # Suspensions
 
     def reserve(self, front_end: FrontEnd, request: Request) -> tuple[Held, bool]:
@@ -159,6 +197,8 @@ class Engine:
         limits = self.limits
         if self.draining:
             raise self._refusal(Reason.DRAINING, "the sidecar is shutting down")
+        if self.journal_error:
+            raise self._refusal(Reason.JOURNAL_UNAVAILABLE, self.journal_error)
         if request.key.nap_number < 1:
             raise self._refusal(Reason.INVALID, "key: nap_number is missing; naps count from 1")
         if not _ROUTE.match(request.route):
@@ -359,6 +399,11 @@ class Engine:
     def held_count(self) -> int:
         """Suspensions held, in any phase."""
         return sum(len(front_end.held) for front_end in self.front_ends.values())
+
+    @property
+    def running_jobs(self) -> int:
+        """Operations that workers run."""
+        return sum(len(group.running) for group in self.groups.values())
 
     @property
     def continuing_count(self) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from sipnap.sidecar.core.suspension import Held
-from sipnap.sidecar.journal.base import Durability
+from sipnap.sidecar.journal.base import Durability, Entry
 
 
 class MemoryJournal:
@@ -13,6 +13,12 @@ class MemoryJournal:
 
     kind = "memory"
     durability = Durability.MEMORY
+
+    async def recover(self) -> AsyncIterator[Sequence[Entry]]:
+        """Nothing was kept."""
+        nothing: tuple[Sequence[Entry], ...] = ()
+        for batch in nothing:
+            yield batch
 
     async def commit(self, added: Sequence[Held], ended: Sequence[Held]) -> None:
         """Nothing to do: what is held is in the engine."""

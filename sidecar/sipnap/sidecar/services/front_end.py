@@ -119,10 +119,10 @@ class _Session:
             max_entry_bytes=limits.max_entry_bytes,
         )
         set_duration(self._welcome.max_delay, limits.max_delay_seconds)
-        self._response.credits.max_pending = limits.max_pending
-        if self._dispatcher.engine.draining:
+        engine = self._dispatcher.engine
+        self.set_credits(0 if engine.journal_error else limits.max_pending)
+        if engine.draining:
             self.go_away("the sidecar is shutting down")
-        self._gatherer.wake()
 
     def send_continue(self, held: Held) -> None:
         """See `sipnap.sidecar.dispatcher.Connection`."""
@@ -133,6 +133,11 @@ class _Session:
         """See `sipnap.sidecar.dispatcher.Connection`."""
         if not self.superseded.done():
             self.superseded.set_result(None)
+
+    def set_credits(self, max_pending: int) -> None:
+        """See `sipnap.sidecar.dispatcher.Connection`."""
+        self._response.credits.max_pending = max_pending
+        self._gatherer.wake()
 
     def go_away(self, reason: str) -> None:
         """See `sipnap.sidecar.dispatcher.Connection`."""

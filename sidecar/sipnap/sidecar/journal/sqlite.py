@@ -1,0 +1,203 @@
+"""The SQLite journal: one file, write-ahead log, one writer thread, one transaction for each batch.
+
+The standard library's sqlite3 does it: the file format is documented and kept stable, and the commit is the fsync that
+the promise needs. The file is locked for one sidecar.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from sipnap.sidecar.core.suspension import Held
+from sipnap.sidecar.journal.base import Durability, Entry, JournalError, entry_of, wall_offset_ns
+
+SCHEMA_VERSION = 1
+"""What this module writes (``PRAGMA user_version``); an older file is brought up to it, a newer one is refused."""
+
+_APPLICATION_ID = 0x534E4150  # "SNAP": says what the file is to whoever finds it (`file`, SQLite's magic list)
+_ENTRIES_PER_BATCH = 5000
+_UINT64 = 2**64
+_INT64_MAX = 2**63 - 1
+
+_MIGRATIONS = {
+    # From the version before; version 0 is an empty file.
+    1: """
+        CREATE TABLE suspension (
+            sequence INTEGER PRIMARY KEY,
+            front_end_id TEXT NOT NULL,
+            boot_epoch INTEGER NOT NULL,
+            transaction_index INTEGER NOT NULL,
+            transaction_label INTEGER NOT NULL,
+            nap_number INTEGER NOT NULL,
+            route TEXT NOT NULL,
+            accepted_ns INTEGER NOT NULL,
+            due_ns INTEGER NOT NULL,
+            deadline_ns INTEGER NOT NULL,
+            operation TEXT NOT NULL,
+            worker_group TEXT NOT NULL,
+            payload BLOB NOT NULL
+        ) STRICT;
+        CREATE TABLE probe (checked_ns INTEGER NOT NULL) STRICT;
+        INSERT INTO probe VALUES (0);
+    """,
+}
+_INSERT = f"INSERT INTO suspension VALUES ({','.join('?' * len(Entry._fields))})"
+_DELETE = "DELETE FROM suspension WHERE sequence = ?"
+_PROBE = "UPDATE probe SET checked_ns = checked_ns + 1"
+_SELECT = "SELECT * FROM suspension WHERE sequence > ? ORDER BY sequence LIMIT ?"
+
+_Result = TypeVar("_Result")
+
+
+class SqliteJournal:
+    """See `sipnap.sidecar.journal.base.Journal`."""
+
+    kind = "sqlite"
+
+    def __init__(self, path: Path, *, sync_each_commit: bool = True) -> None:
+        """Prepare; the file is opened by `recover`.
+
+        Args:
+            path: The file; made, with its directory, if it is not there.
+            sync_each_commit: True: a commit is on stable storage before it returns (``synchronous=FULL``). False: it
+                is with the operating system, and survives the process but not the machine (``NORMAL``).
+        """
+        self.path = path
+        self.durability = Durability.DISK if sync_each_commit else Durability.PROCESS
+        self._connection: sqlite3.Connection | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sipnap journal")
+
+    async def recover(self) -> AsyncIterator[Sequence[Entry]]:
+        """Open the file, and read what it keeps."""
+        await self._run(self._open)
+        last_sequence = 0
+        while batch := await self._run(lambda: self._read(last_sequence)):  # noqa: B023 - awaited within the turn
+            last_sequence = batch[-1].sequence
+            yield batch
+
+    async def commit(self, added: Sequence[Held], ended: Sequence[Held]) -> None:
+        """Write one transaction and sync it."""
+        offset_ns = wall_offset_ns()
+        rows = [_to_row(entry_of(held, offset_ns)) for held in added]
+        sequences = [(held.sequence,) for held in ended]
+        await self._run(lambda: self._write(rows, sequences))
+
+    async def close(self) -> None:
+        """Close the file; the write-ahead log is folded into it."""
+        with suppress(JournalError):
+            await self._run(self._close)
+        self._thread.shutdown()
+
+    async def _run(self, function: Callable[[], _Result]) -> _Result:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(self._explain(error)) from error
+
+    # In the thread
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not self.path.exists():
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))  # it holds who calls whom
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self.durability is Durability.DISK else 'NORMAL'}")
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; fewer, larger folds of the log
+            self._migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN IMMEDIATE")  # takes the lock that keeps a second sidecar out
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        if application not in (0, _APPLICATION_ID) or (version == 0 and _has_tables(connection)):
+            raise JournalError(f"journal {self.path}: is a database of another program; give another path")
+        if version > SCHEMA_VERSION:
+            raise JournalError(
+                f"journal {self.path}: was written by a newer sipnap (schema {version}, this one knows up to "
+                f"{SCHEMA_VERSION}); run that version, or give another path"
+            )
+        connection.execute("COMMIT")
+        for step in range(version + 1, SCHEMA_VERSION + 1):
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {_MIGRATIONS[step]}; PRAGMA user_version = {step}; "
+                f"PRAGMA application_id = {_APPLICATION_ID}; COMMIT;"
+            )
+
+    def _read(self, last_sequence: int) -> list[Entry]:
+        rows = self._opened().execute(_SELECT, (last_sequence, _ENTRIES_PER_BATCH))
+        return [_from_row(row) for row in rows]
+
+    def _write(self, rows: list[Entry], sequences: list[tuple[int]]) -> None:
+        connection = self._opened()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            if rows:
+                connection.executemany(_INSERT, rows)
+            if sequences:
+                connection.executemany(_DELETE, sequences)
+            if not rows and not sequences:
+                connection.execute(_PROBE)
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            # After a failed write nobody knows what state the connection is in: roll back by closing it.
+            self._close()
+            raise
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._open()
+        assert self._connection is not None
+        return self._connection
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            connection.close()
+
+    def _explain(self, error: sqlite3.Error | OSError) -> str:
+        name = getattr(error, "sqlite_errorname", "") or getattr(error, "strerror", "") or type(error).__name__
+        hint = next((text for prefix, text in _HINTS.items() if name.startswith(prefix)), "")
+        return f"journal {self.path}: {error} ({name}){hint}"
+
+
+_HINTS = {
+    "SQLITE_BUSY": ": another sidecar uses this file; give each its own --journal sqlite:PATH",
+    "SQLITE_FULL": ": the disk is full; free some space",
+    "SQLITE_READONLY": ": the file or its directory is read-only for this user",
+    "SQLITE_CORRUPT": ": the file is damaged; move it away (what it held is lost) or restore it",
+    "SQLITE_NOTADB": ": the file is damaged or no journal; move it away or give another path",
+    "SQLITE_CANTOPEN": ": check that the directory exists and this user may write there",
+}
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+
+
+def _to_row(entry: Entry) -> Entry:
+    """SQLite's integers are signed; only a boot epoch can be too large for that."""
+    if entry.boot_epoch > _INT64_MAX:
+        return entry._replace(boot_epoch=entry.boot_epoch - _UINT64)
+    return entry
+
+
+def _from_row(row: tuple[object, ...]) -> Entry:
+    entry = Entry._make(row)  # the table is STRICT: columns have the types of the fields
+    return entry._replace(boot_epoch=entry.boot_epoch + _UINT64) if entry.boot_epoch < 0 else entry

@@ -1,0 +1,195 @@
+"""One suite that every journal passes, and what only the SQLite one can suffer."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.groups import Job, WorkerGroup
+from sipnap.sidecar.core.suspension import Held, Limits, NapKey, Request
+from sipnap.sidecar.journal.base import Durability, Entry, Journal, JournalError
+from sipnap.sidecar.journal.memory import MemoryJournal
+from sipnap.sidecar.journal.sqlite import SCHEMA_VERSION, SqliteJournal
+from sipnap.sidecar.recovery import recover
+
+BIGGEST = NapKey(2**64 - 1, 2**32 - 1, 2**32 - 1, 2**32 - 1)
+
+
+class Source:
+    """Makes held suspensions."""
+
+    def __init__(self) -> None:
+        self.engine = Engine(time.monotonic, Limits(max_delay_seconds=1e6))
+        self.front_end = self.engine.attach("kamailio", 7)
+        self.number = 0
+
+    def held(self, key: NapKey | None = None, payload: bytes = b"\0\xffpayload", delay_seconds: float = 50.0) -> Held:
+        self.number += 1
+        request = Request(key or NapKey(7, self.number, 1, 1), "RESUME", delay_seconds, None, payload)
+        return Held(self.front_end, request, self.number, time.monotonic())
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+async def kept(journal: Journal) -> list[Entry]:
+    return [entry async for batch in journal.recover() for entry in batch]
+
+
+def sqlite_at(path: Path) -> Callable[[], SqliteJournal]:
+    return lambda: SqliteJournal(path / "state" / "journal.sqlite3")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def open_journal(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Journal]:
+    """Opens the same journal anew, as the next process would."""
+    return {"memory": MemoryJournal, "sqlite": sqlite_at(tmp_path)}[request.param]
+
+
+async def test_a_journal_begins_empty_and_takes_batches(open_journal: Callable[[], Journal], source: Source) -> None:
+    journal = open_journal()
+    assert await kept(journal) == []
+    batch = [source.held() for _ in range(100)]
+    await journal.commit(batch, [])
+    await journal.commit([], batch[:50])
+    await journal.commit([source.held()], batch[50:60])
+    await journal.commit([], [])
+    await journal.close()
+
+
+async def test_what_was_committed_is_recovered_to_the_byte(
+    open_journal: Callable[[], Journal], source: Source
+) -> None:
+    journal = open_journal()
+    await kept(journal)
+    group = WorkerGroup("lookups", 1, 1)
+    first, second, ended = source.held(BIGGEST), source.held(payload=b""), source.held()
+    second.job = Job(second, "enum", group)
+    before = time.time()
+    await journal.commit([first, second, ended], [])
+    await journal.commit([], [ended])
+    await journal.close()
+    again = open_journal()
+    entries = await kept(again)
+    await again.close()
+    if journal.durability is Durability.MEMORY:
+        assert entries == []
+        return
+    assert [entry.sequence for entry in entries] == [1, 2]
+    one, two = entries
+    assert (one.front_end_id, NapKey(*one[2:6]), one.route, one.payload) == (
+        "kamailio", BIGGEST, "RESUME", b"\0\xffpayload",
+    )  # fmt: skip
+    assert (one.operation, one.group, two.operation, two.group) == ("", "", "enum", "lookups")
+    assert before - 1 < one.accepted_ns / 1e9 < time.time()
+    assert one.due_ns - one.accepted_ns == pytest.approx(50e9, abs=2)
+
+
+async def test_recovery_puts_everything_back_in_its_place(tmp_path: Path, source: Source) -> None:
+    open_sqlite = sqlite_at(tmp_path)
+    journal = open_sqlite()
+    await kept(journal)
+    batch = [source.held(delay_seconds=0.0001 * (200 - number)) for number in range(100)]
+    batch += [source.held(NapKey(6, 1, 1, 1)), source.held(delay_seconds=5000)]
+    await journal.commit(batch, [])
+    await journal.close()
+
+    engine = Engine(time.monotonic, Limits())
+    again = open_sqlite()
+    assert await recover(engine, again) == 102
+    front_end = engine.attach("kamailio", 7)
+    assert len(front_end.held) == 101, "the one of an earlier epoch is gone"
+    time.sleep(0.05)  # not a hope: all but one fall due within 20 ms
+    due = engine.pop_due(1000).continues
+    assert [held.key.transaction_index for held in due] == [held.key.transaction_index for held in batch[99::-1]]
+    new, _ = engine.reserve(front_end, Request(NapKey(7, 9, 9, 1), "R", 1.0, None, b""))
+    assert new.sequence > 102, "sequences go on"
+    await again.commit([new], due)
+    await again.close()
+
+
+# SQLite
+
+
+async def test_a_second_sidecar_is_kept_out(tmp_path: Path, source: Source) -> None:
+    first, second = sqlite_at(tmp_path)(), sqlite_at(tmp_path)()
+    await kept(first)
+    with pytest.raises(JournalError, match="another sidecar uses this file"):
+        await kept(second)
+    await second.close()
+    await first.commit([source.held()], [])
+    await first.close()
+
+
+async def test_a_newer_journal_is_refused_and_not_touched(tmp_path: Path) -> None:
+    journal = sqlite_at(tmp_path)()
+    await kept(journal)
+    await journal.close()
+    with sqlite3.connect(journal.path) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.close()
+    again = sqlite_at(tmp_path)()
+    with pytest.raises(JournalError, match="written by a newer sipnap"):
+        await kept(again)
+    await again.close()
+
+
+async def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "address-book"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE people (name)")
+    connection.close()
+    journal = SqliteJournal(path)
+    with pytest.raises(JournalError, match="database of another program"):
+        await kept(journal)
+    await journal.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough to look like a file" * 100])
+async def test_a_damaged_file_is_told_so(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal.sqlite3"
+    path.write_bytes(content)
+    journal = SqliteJournal(path)
+    with pytest.raises(JournalError, match="damaged"):
+        await kept(journal)
+    await journal.close()
+    assert path.read_bytes() == content
+
+
+async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    journal = sqlite_at(tmp_path)()
+    await kept(journal)
+    assert journal.path.stat().st_mode & 0o777 == 0o600
+    assert journal.path.parent.stat().st_mode & 0o777 == 0o700
+    await journal.close()
+
+
+async def test_a_log_cut_at_any_byte_reopens_with_every_commit_before_the_cut(tmp_path: Path, source: Source) -> None:
+    """What a crash of the machine leaves: the log up to some byte."""
+    journal = sqlite_at(tmp_path)()
+    await kept(journal)
+    wal = journal.path.with_name(journal.path.name + "-wal")
+    kept_at: list[tuple[int, int]] = []  # size of the log, suspensions committed
+    for count in range(1, 9):
+        await journal.commit([source.held(payload=b"x" * 700)], [])
+        kept_at.append((wal.stat().st_size, count))
+    main, log = journal.path.read_bytes(), wal.read_bytes()
+    await journal.close()
+    first_size = kept_at[0][0]
+    for cut in range(first_size, len(log) + 1, 61):
+        copy = tmp_path / f"cut-{cut}" / "journal.sqlite3"
+        copy.parent.mkdir()
+        copy.write_bytes(main)
+        copy.with_name("journal.sqlite3-wal").write_bytes(log[:cut])
+        again = SqliteJournal(copy)
+        entries = await kept(again)
+        await again.close()
+        promised = max(count for size, count in kept_at if size <= cut)
+        assert len(entries) >= promised, f"cut at {cut}"
