@@ -233,6 +233,23 @@ async def test_the_first_signal_drains_and_says_goodbye(sidecar: Sidecar) -> Non
         sidecar.wait_output("draining; .*held=20")
 
 
+async def test_a_drain_moves_the_session_to_the_next_sidecar(sidecar: Sidecar) -> None:
+    with Sidecar() as other:
+        async with driving(sidecar.target, other.target) as driver:
+            await driver.session.wait_connected(10)
+            for number in range(20):
+                driver.nap(number, 2.0)
+            async with aio.Client(sidecar.target) as client, asyncio.timeout(5):
+                while (await client.status()).pending < 20:
+                    await asyncio.sleep(0.005)
+            sidecar.signal(signal.SIGTERM)
+            async with aio.Client(other.target) as client, asyncio.timeout(5):
+                while (await client.status()).pending < 20:
+                    await asyncio.sleep(0.005)
+            await driver.wait_for(20)
+            assert (driver.early, driver.repeated, driver.statuses()) == (0, 0, {"CONTINUE_STATUS_OK"})
+
+
 async def test_the_second_signal_ends_at_once(sidecar: Sidecar) -> None:
     async with driving(sidecar.target) as driver:
         await driver.session.wait_connected(10)

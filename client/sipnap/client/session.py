@@ -7,6 +7,7 @@ does. What is outstanding is kept in `Outstanding` and submitted again when a si
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -200,9 +201,10 @@ class FrontEndSession:
 
     async def _keep_connected(self) -> None:
         failures = 0
+        targets = itertools.cycle(self._targets)
         while True:
             await self._epoch_known.wait()
-            target = self._targets[failures % len(self._targets)]
+            target = next(targets)
             started_seconds = self._loop.time()
             try:
                 await self._converse(target)
@@ -264,7 +266,7 @@ class FrontEndSession:
             raise error_from(error, target) from error
         except asyncio.CancelledError:
             if self._call is not None and self._call.cancelled() and not _being_cancelled():
-                raise NapError("given up: no sign of life, or the front end restarted") from None
+                raise NapError("left: no sign of life, a drain, or a restart of the front end") from None
             raise
         finally:
             await channel.close(grace=None)
@@ -318,6 +320,8 @@ class FrontEndSession:
         if response.HasField("go_away") and not self._leaving:
             self._leaving = True
             log.warning("sidecar is leaving reason=%s", response.go_away.reason)
+            if len(self._targets) > 1 and self._call is not None:
+                self._call.cancel()  # the next one takes over what is outstanding
         if self._inbox:
             self._inbox_filled.set()
         self._update_gate()
