@@ -57,6 +57,9 @@ async def test_what_was_acknowledged_survives_the_kill(start: Callable[..., Side
         async with asyncio.timeout(5):
             while await held_by(again):
                 await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(again.stop) == 0
+    with start(sidecar.port) as third:
+        assert "recovered" not in third.output(), "what has ended is forgotten"
 
 
 async def test_a_drained_sidecar_keeps_its_naps_for_the_next_start(start: Callable[..., Sidecar]) -> None:
