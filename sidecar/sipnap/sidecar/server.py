@@ -124,12 +124,15 @@ class Sidecar:
         dispatcher = Dispatcher(engine, settings.journal, Runner(settings.operations))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(settings.journal.close)
-            await recover(engine, settings.journal)
-            dispatcher.start()
             server = grpc.aio.server(options=_OPTIONS)
             checks = self._add_services(server, dispatcher)
-            address = await self._listen(server)
+            address = self._bind(
+                server
+            )  # before the journal is opened: two sidecars on one address is the commoner slip
             stack.callback(listener.remove, address)
+            await recover(engine, settings.journal)
+            dispatcher.start()
+            await server.start()
             stack.push_async_callback(server.stop, _LAST_WORDS_SECONDS)
             if settings.metrics is not None:
                 stack.callback(self._serve_metrics(dispatcher, settings.metrics))
@@ -162,7 +165,7 @@ class Sidecar:
         reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
         return checks
 
-    async def _listen(self, server: grpc.aio.Server) -> Address:
+    def _bind(self, server: grpc.aio.Server) -> Address:
         settings = self._settings
         address = settings.listen
         credentials = self._credentials()
@@ -180,7 +183,6 @@ class Sidecar:
         finally:
             os.umask(previous_mask)
         listener.protect(address)
-        await server.start()
         return address if address.path else Address(host=address.host, port=port)
 
     def _credentials(self) -> grpc.ServerCredentials | None:
