@@ -8,9 +8,8 @@ import logging
 import sys
 from pathlib import Path
 
-from sipnap.client.channel import TlsFiles
 from sipnap.client.commands import target
-from sipnap.client.settings import SettingError, count, host_port, seconds
+from sipnap.client.settings import count, host_port, seconds
 
 SUMMARY = "run the Python SIP front end: a UAS and redirect server whose routes are coroutines"
 
@@ -79,14 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
     from sipnap.shim.sip.server import Settings, StartError, serve
 
     host, _, port = arguments.bind.rpartition(":")
-    credentials = None
-    if arguments.tls or arguments.tls_ca or arguments.tls_cert or arguments.tls_key:
-        try:
-            credentials = TlsFiles(arguments.tls_ca, arguments.tls_cert, arguments.tls_key).credentials()
-        except OSError as error:
-            raise SettingError(f"{error.filename}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise SettingError(f"--tls-cert and --tls-key: {error}") from None
     try:
         settings = Settings(
             app=load_app(arguments.routes),
@@ -94,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             host=host.strip("[]"),
             port=int(port),
             front_end_id=arguments.front_end_id,
-            credentials=credentials,
+            credentials=target.credentials_of(arguments),
             max_seconds=arguments.max_seconds,
             margin_seconds=arguments.margin_seconds,
             max_transactions=arguments.max_transactions,

@@ -76,7 +76,9 @@ async def _demo(folder: Path, *, show_logs: bool) -> int:
         print(f"{time.monotonic() - started_seconds:5.1f} s  {text}", flush=True)
 
     say("starting the sidecar: sipnap serve")
-    with DemoProcess(folder, "serve", "--listen", "127.0.0.1:0", "--journal", f"sqlite:{folder}/journal.sqlite3") as sidecar:
+    with DemoProcess(
+        folder, "serve", "--listen", "127.0.0.1:0", "--journal", f"sqlite:{folder}/journal.sqlite3"
+    ) as sidecar:
         target = sidecar.await_line(r"^sipnap serve: ready on (\S+)$")[1]
         say(f"starting the front end: sipnap shim sip --sidecar {target}")
         with DemoProcess(

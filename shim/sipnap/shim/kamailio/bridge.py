@@ -1,0 +1,392 @@
+"""Between one Kamailio and one session with the sidecar: suspensions and CANCELs in, continues out, the gate.
+
+One UDP socket, connected to the proxy's NAP socket, so that the kernel drops what comes from anywhere else. Nothing
+per nap but entries of dictionaries: no task, no future, no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from sipnap.client.keys import SuspensionKey
+from sipnap.client.session import FrontEndSession
+from sipnap.shim.kamailio import datagram, nap_request
+from sipnap.shim.kamailio.datagram import RequestName
+from sipnap.v1 import suspension_pb2 as pb
+
+HEARTBEAT_SECONDS = 1.0
+"""How often the proxy is told how the gate stands; it believes an open one for 3 s."""
+
+RESEND_SECONDS = (0.25, 0.5, 1.0, 2.0, 2.0)
+"""How long each sending of a NAP request is waited for (RFC 3261 17.1.2.1: doubling); after the last it is given up."""
+
+PROXY_LOST_SECONDS = 3.0
+"""A proxy that answers no heartbeat for so long is reported as lost."""
+
+EARLY_CANCEL_SECONDS = 2.0
+"""A CANCEL may overtake the suspension that it means, since different workers of the proxy send them."""
+
+_MOST_EARLY_CANCELS = 10_000
+_SWEEP_SECONDS = 0.05
+_REPORT_SECONDS = 10.0
+_DATAGRAMS_PER_TURN = 256  # then the loop gets its turn: continues and heartbeats must not wait for a burst to end
+_LARGEST_DATAGRAM_BYTES = 65_536
+_RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
+_SO_RCVBUFFORCE = 33  # Linux: beyond net.core.rmem_max, for those with CAP_NET_ADMIN
+_SMALL_BUFFER_BYTES = 2 * 1024 * 1024
+
+_OUTCOMES: dict[int, pb.ContinueOutcome] = {
+    200: pb.CONTINUE_OUTCOME_APPLIED,
+    404: pb.CONTINUE_OUTCOME_REJECTED,
+    481: pb.CONTINUE_OUTCOME_GONE,
+}
+
+log = logging.getLogger("sipnap.shim.kamailio")
+
+
+class Address(NamedTuple):
+    """A UDP address of this machine."""
+
+    host: str
+    """Loopback, as a number: ``127.0.0.1``."""
+    port: int
+    """1 to 65535."""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class _Nap(NamedTuple):
+    """What the bridge itself has to know of a nap that the proxy has asked for."""
+
+    request: RequestName
+    route: str
+
+
+class _Sent:
+    """A NAP request that the proxy has not answered yet."""
+
+    __slots__ = ("key", "request", "sendings")
+
+    def __init__(self, key: SuspensionKey, request: bytes) -> None:
+        self.key = key
+        self.request = request
+        self.sendings = 1
+
+
+class Bridge:
+    """Carries everything between a proxy and a session. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        session: FrontEndSession,
+        *,
+        front_end_id: str,
+        listen: Address,
+        proxy: Address,
+        ship_raw_request: bool = False,
+    ) -> None:
+        """Bind the socket.
+
+        Args:
+            session: The session, made without a boot epoch: the bridge sets it when the proxy has said it.
+            front_end_id: Name that the session has told the sidecar.
+            listen: Where the proxy sends to (sipnap.cfg: ``SIPNAP_SHIM_PORT``).
+            proxy: The proxy's NAP socket (sipnap.cfg: ``SIPNAP_PORT``).
+            ship_raw_request: Whether to send each SIP request along as a whole.
+
+        Raises:
+            OSError: The address cannot be bound.
+        """
+        self._session = session
+        self._front_end_id = front_end_id
+        self._proxy = proxy
+        self._ship_raw_request = ship_raw_request
+        self._socket = _open_socket(listen, proxy)
+        self._boot_epoch: int | None = None
+        self._closing = False
+
+        self._naps: dict[SuspensionKey, _Nap] = {}
+        self._cancellable: dict[RequestName, SuspensionKey] = {}
+        self._early_cancels: dict[RequestName, float] = {}
+        self._sent: dict[bytes, _Sent] = {}
+        # One queue for each sending: all in it wait equally long, so each is in order of time.
+        self._waiting: list[deque[tuple[float, bytes]]] = [deque() for _ in RESEND_SECONDS]
+
+        self._heartbeats = 0
+        self._proxy_answered_seconds: float | None = None
+        self._proxy_is_lost = False
+        self._malformed = 0
+        self._malformed_why = ""
+
+    @property
+    def unanswered(self) -> int:
+        """NAP requests that the proxy has not answered yet."""
+        return len(self._sent)
+
+    async def run(self) -> None:
+        """Carry until cancelled; then shut the gate, and give the proxy a moment to answer for what it was sent."""
+        loop = self._loop = asyncio.get_running_loop()
+        self._proxy_asked_seconds = loop.time()
+        loop.add_reader(self._socket, self._read_some)
+        self._session.on_gate(self._gate_changed)
+        self._send_heartbeat()
+        clock = loop.create_task(self._keep_time(), name="sipnap bridge clock")
+        try:
+            async for continues in self._session.batches():
+                self._send_continues(continues)
+        finally:
+            self._closing = True
+            self._send_heartbeat()
+            last = loop.time() + sum(RESEND_SECONDS[:2])
+            while self._sent and loop.time() < last:
+                await asyncio.sleep(_SWEEP_SECONDS)
+            clock.cancel()
+            loop.remove_reader(self._socket)
+            self._socket.close()
+
+    # From the proxy
+
+    def _read_some(self) -> None:
+        receive = self._socket.recv
+        for _ in range(_DATAGRAMS_PER_TURN):
+            try:
+                received = receive(_LARGEST_DATAGRAM_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue  # nobody has the proxy's port: the answer to something we sent; the heartbeat will tell
+            try:
+                message = datagram.read(received, ship_raw_request=self._ship_raw_request)
+                if type(message) is datagram.Suspend:
+                    self._suspend(message)
+                elif type(message) is datagram.Answer:
+                    self._answered(message)
+                elif type(message) is datagram.Cancel and self._is_present(message.boot_epoch):
+                    self._cancel(message.request)
+            except datagram.UnreadableRequest as error:
+                self._resume_unreadable(error)
+            except datagram.DatagramError as error:
+                self._malformed += 1
+                self._malformed_why = str(error)
+
+    def _suspend(self, message: datagram.Suspend) -> None:
+        suspension, request = message
+        wire_key = suspension.key
+        if not self._is_present(wire_key.boot_epoch):
+            return
+        nap_number = wire_key.nap_number
+        key = SuspensionKey(
+            self._front_end_id,
+            wire_key.boot_epoch,
+            wire_key.transaction_index,
+            wire_key.transaction_label,
+            nap_number,
+        )
+        if nap_number > 1:
+            # It naps again, so its earlier nap was resumed, whether or not the proxy's answer has reached us yet.
+            self._settle(nap_request.nap_name(key._replace(nap_number=nap_number - 1)), pb.CONTINUE_OUTCOME_APPLIED)
+        if request in self._early_cancels:
+            return
+        self._naps[key] = _Nap(request, suspension.resume_route)
+        self._cancellable[request] = key
+        self._session.suspend(suspension)
+
+    def _cancel(self, request: RequestName) -> None:
+        key = self._cancellable.pop(request, None)
+        if key is not None:
+            self._naps.pop(key, None)
+            self._session.cancel(key)
+            return
+        self._early_cancels[request] = self._loop.time() + EARLY_CANCEL_SECONDS
+        if len(self._early_cancels) > _MOST_EARLY_CANCELS:
+            del self._early_cancels[next(iter(self._early_cancels))]
+
+    def _answered(self, answer: datagram.Answer) -> None:
+        self._proxy_answered_seconds = self._loop.time()
+        if not self._is_present(answer.boot_epoch):
+            return
+        name, _, _ = answer.user.rpartition(b".")
+        if name in self._sent:
+            self._settle(name, _OUTCOMES.get(answer.result, pb.CONTINUE_OUTCOME_GONE))
+        elif self._proxy_is_lost or self._proxy_answered_seconds is None:
+            self._proxy_is_back()
+
+    def _resume_unreadable(self, error: datagram.UnreadableRequest) -> None:
+        self._malformed += 1
+        self._malformed_why = str(error)
+        wire_key = error.suspension.key
+        if self._is_present(wire_key.boot_epoch):
+            key = self._key_of(wire_key)
+            self._send_nap(
+                key,
+                nap_request.continue_request(
+                    nap_request.nap_name(key), pb.CONTINUE_STATUS_FAILED, error=f"the shim cannot read it: {error}"
+                ),
+            )
+
+    def _is_present(self, boot_epoch: int) -> bool:
+        """Whether a datagram is of the proxy's present life; a greater epoch starts a new one."""
+        known = self._boot_epoch
+        if boot_epoch == known:
+            return True
+        if known is not None and boot_epoch < known:
+            return False
+        if known is None:
+            log.info("proxy found address=%s boot_epoch=%d", self._proxy, boot_epoch)
+        else:
+            log.warning(
+                "proxy restarted address=%s boot_epoch=%d forgotten=%d", self._proxy, boot_epoch, len(self._naps)
+            )
+        self._boot_epoch = boot_epoch
+        self._naps.clear()
+        self._cancellable.clear()
+        self._early_cancels.clear()
+        self._sent.clear()
+        for queue in self._waiting:
+            queue.clear()
+        self._session.set_boot_epoch(boot_epoch)
+        return True
+
+    # To the proxy
+
+    def _send_continues(self, continues: Sequence[pb.Continue]) -> None:
+        naps = self._naps
+        for order in continues:
+            key = self._key_of(order.key)
+            if key.boot_epoch != self._boot_epoch:
+                self._session.answer(key, pb.CONTINUE_OUTCOME_GONE)
+                continue
+            nap = naps.get(key)
+            route = order.resume_route
+            self._send_nap(
+                key,
+                nap_request.continue_request(
+                    nap_request.nap_name(key),
+                    order.status,
+                    route=None if nap is not None and nap.route == route else route,
+                    error=order.error,
+                ),
+            )
+
+    def _send_nap(self, key: SuspensionKey, request: bytes) -> None:
+        name = nap_request.nap_name(key)
+        self._sent[name] = _Sent(key, request)
+        self._waiting[0].append((self._loop.time() + RESEND_SECONDS[0], name))
+        self._send(request)
+
+    def _settle(self, name: bytes, outcome: pb.ContinueOutcome) -> None:
+        """The proxy has answered for a nap, or never will: tell the session, and forget it."""
+        sent = self._sent.pop(name, None)
+        if sent is None:
+            return
+        nap = self._naps.pop(sent.key, None)
+        if nap is not None and self._cancellable.get(nap.request) == sent.key:
+            del self._cancellable[nap.request]
+        self._session.answer(sent.key, outcome)
+
+    def _send(self, request: bytes) -> None:
+        with suppress(OSError):  # full, or nobody there: it is sent again, or the next heartbeat follows
+            self._socket.send(request)
+
+    def _send_heartbeat(self) -> None:
+        self._heartbeats += 1
+        is_open = self._session.is_open and not self._closing
+        self._send(nap_request.gate_request(self._heartbeats, is_open=is_open))
+
+    def _gate_changed(self, is_open: bool) -> None:
+        if is_open:
+            log.info("gate open: requests may nap")
+        else:
+            log.warning("gate shut: requests go on without a nap outstanding=%d", self._session.outstanding)
+        self._send_heartbeat()
+
+    # Time
+
+    async def _keep_time(self) -> None:
+        next_heartbeat = next_report = self._loop.time()
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            now = self._loop.time()
+            self._resend(now)
+            if now >= next_heartbeat:
+                next_heartbeat = now + HEARTBEAT_SECONDS
+                self._send_heartbeat()
+                self._watch_proxy(now)
+                self._forget_early_cancels(now)
+            if now >= next_report and self._malformed:
+                next_report = now + _REPORT_SECONDS
+                log.warning("malformed datagrams from the proxy count=%d last=%s", self._malformed, self._malformed_why)
+                self._malformed = 0
+
+    def _resend(self, now: float) -> None:
+        for sendings, queue in enumerate(self._waiting, start=1):
+            while queue and queue[0][0] <= now:
+                _, name = queue.popleft()
+                sent = self._sent.get(name)
+                if sent is None or sent.sendings != sendings:
+                    continue  # answered; or another one of the same name, in another queue
+                if sendings == len(RESEND_SECONDS):
+                    log.warning("proxy did not answer a NAP request key=%s", sent.key)
+                    self._settle(name, pb.CONTINUE_OUTCOME_GONE)
+                    continue
+                sent.sendings += 1
+                self._waiting[sendings].append((now + RESEND_SECONDS[sendings], name))
+                self._send(sent.request)
+
+    def _watch_proxy(self, now: float) -> None:
+        heard = self._proxy_answered_seconds or self._proxy_asked_seconds
+        if not self._proxy_is_lost and now - heard > PROXY_LOST_SECONDS:
+            self._proxy_is_lost = True
+            log.warning(
+                "proxy lost: no answer from its NAP socket address=%s; is Kamailio running, with sipnap.cfg and this "
+                "SIPNAP_PORT and SIPNAP_SHIM_PORT?",
+                self._proxy,
+            )
+
+    def _proxy_is_back(self) -> None:
+        self._proxy_is_lost = False
+        log.info("proxy back address=%s", self._proxy)
+
+    def _forget_early_cancels(self, now: float) -> None:
+        while self._early_cancels:
+            request, until = next(iter(self._early_cancels.items()))
+            if until > now:
+                return
+            del self._early_cancels[request]
+
+    def _key_of(self, key: pb.SuspensionKey) -> SuspensionKey:
+        return SuspensionKey(
+            self._front_end_id, key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number
+        )
+
+
+def _open_socket(listen: Address, proxy: Address) -> socket.socket:
+    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        # A burst of the proxy's must fit while we are busy: it does not wait for us.
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
+        except PermissionError:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+        size = opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        if size < _SMALL_BUFFER_BYTES:
+            log.warning(
+                "small receive buffer bytes=%d: bursts may be lost, and the naps in them end late; "
+                "set net.core.rmem_max=%d with sysctl",
+                size,
+                _RECEIVE_BUFFER_BYTES,
+            )
+        opened.setblocking(False)
+        opened.bind(listen)
+        opened.connect(proxy)
+    except BaseException:
+        opened.close()
+        raise
+    return opened

@@ -1,0 +1,241 @@
+r"""What the proxy sends to the shim, one UDP datagram each: a suspended request, a CANCEL, the answer to a NAP request.
+
+A datagram is one line of ASCII words, and for the first two kinds the SIP message after it. Nothing is encoded on the
+native path: the line says how long each part is, and the message is taken as the proxy received it, so no byte of SIP
+can be mistaken for structure::
+
+    SN1 S EPOCH INDEX LABEL NAP MS ROUTE SOURCE_IP SOURCE_PORT SIZE [AVP:SIZE ...]\n MESSAGE VALUE ... REQUEST_URI
+    SN1 C EPOCH\n MESSAGE
+    SN1 A EPOCH RESULT USER
+
+``SB`` and ``CB`` are the same with each part in base64 (KEMI: a Python string cannot hold what SIP may hold); sizes are
+those of the encoded parts. EPOCH is ``$Tb``, USER repeats the user part of the NAP request that is answered.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import NamedTuple
+
+from sipnap.v1 import suspension_pb2 as pb
+
+_MAGIC = b"SN1 "
+_ROUTE = re.compile(rb"[A-Za-z0-9_.:-]{1,64}\Z")
+_AVP_NAME = re.compile(rb"[^:\s]{1,64}\Z")
+_LONGEST_LINE_BYTES = 2048
+_SUSPEND_WORDS = 11  # and one more for each AVP
+
+# The request line, then those headers that are asked for, folded lines included (RFC 3261 7.3.1, compact forms 7.3.3).
+# tm takes the first of each, so do we. A line ends with LF for Kamailio; the CR before it is usual.
+_METHOD = re.compile(rb"\s*([!-~]+) ")
+_HEADER = re.compile(rb"\n([VvFfTtIiCc][A-Za-z-]*)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)")
+_WANTED = {
+    b"via": b"Via", b"v": b"Via", b"from": b"From", b"f": b"From", b"to": b"To", b"t": b"To",
+    b"call-id": b"Call-ID", b"i": b"Call-ID", b"cseq": b"CSeq",
+}  # fmt: skip
+_WANTED_COUNT = 5
+_END_OF_HEADERS = re.compile(rb"\n\r?\n")
+_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
+_CSEQ = re.compile(rb"([0-9]{1,10})[ \t]+([!-~]+)\Z")
+_BRANCH = re.compile(rb";[ \t]*branch[ \t]*=[ \t]*([^;, \t]*)", re.IGNORECASE)
+_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+class DatagramError(ValueError):
+    """A datagram that is not what the module's docstring says."""
+
+
+class UnreadableRequest(DatagramError):
+    """The line of a suspended request is good, but what should be a SIP request after it is not.
+
+    The transaction can be resumed all the same, and has to be: it is suspended.
+    """
+
+    def __init__(self, why: str, suspension: pb.Suspension) -> None:
+        super().__init__(why)
+        self.suspension = suspension
+        """Key, route and delay; no state."""
+
+
+class RequestName(NamedTuple):
+    """What a CANCEL shares with the INVITE that it cancels (RFC 3261 9.1)."""
+
+    call_id: bytes
+    """Value of Call-ID."""
+    cseq: int
+    """Number of CSeq, 0 to 2**31-1."""
+    via_branch: bytes
+    """Branch of the topmost Via; empty if it has none."""
+
+
+class Suspend(NamedTuple):
+    """The proxy has suspended a transaction."""
+
+    suspension: pb.Suspension
+    """For the sidecar, complete but for the front end's id."""
+    request: RequestName
+    """What a CANCEL would name it by."""
+
+
+class Cancel(NamedTuple):
+    """The caller has given up."""
+
+    boot_epoch: int
+    """The proxy's ``$Tb``."""
+    request: RequestName
+    """Which request the CANCEL means."""
+
+
+class Answer(NamedTuple):
+    """The proxy's answer to a NAP request."""
+
+    boot_epoch: int
+    """The proxy's ``$Tb``."""
+    result: int
+    """200 applied, 481 no such transaction waits, 404 no such route."""
+    user: bytes
+    """User part of the NAP request that it answers."""
+
+
+def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Cancel | Answer:
+    """Read one datagram.
+
+    Args:
+        datagram: All of it.
+        ship_raw_request: Put the SIP message into the suspension's state as a whole, too.
+
+    Raises:
+        UnreadableRequest: A suspended request that is no SIP request.
+        DatagramError: Anything else that is wrong.
+    """
+    if not datagram.startswith(_MAGIC):
+        raise DatagramError("it does not start with 'SN1 '")
+    end = datagram.find(b"\n", 0, _LONGEST_LINE_BYTES)
+    words = (datagram if end < 0 else datagram[:end]).split(b" ")
+    kind = words[1]
+    if kind in (b"S", b"SB"):
+        return _read_suspend(words, datagram, end, encoded=kind == b"SB", ship_raw_request=ship_raw_request)
+    if kind == b"A":
+        if len(words) != 5:
+            raise DatagramError(f"an answer has 5 words, this one {len(words)}")
+        return Answer(_number(words[2], "boot epoch"), _number(words[3], "result"), words[4])
+    if kind in (b"C", b"CB"):
+        if len(words) != 3 or end < 0:
+            raise DatagramError("a CANCEL has 3 words and a message")
+        message = datagram[end + 1 :]
+        return Cancel(
+            _number(words[2], "boot epoch"), _read_request(_decoded(message) if kind == b"CB" else message)[1]
+        )
+    raise DatagramError(f"its kind {kind[:16]!r} is unknown")
+
+
+def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, encoded: bool, ship_raw_request: bool) -> Suspend:
+    if len(words) < _SUSPEND_WORDS or end < 0:
+        raise DatagramError(
+            f"a suspended request has at least {_SUSPEND_WORDS} words and a message, this one {len(words)} words"
+        )
+    route = words[7]
+    if not _ROUTE.match(route):
+        raise DatagramError(f"{route[:80]!r} is no name of a route: expected 1 to 64 of [A-Za-z0-9_.:-]")
+    suspension = pb.Suspension()
+    # Setting fields one by one is the cheapest way to fill a message.
+    key, delay, state = suspension.key, suspension.delay, suspension.state
+    try:
+        key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = map(int, words[2:6])
+        delay_ms, source_port, size = int(words[6]), int(words[9]), int(words[10])
+        suspension.resume_route = route.decode("ascii")
+        source_ip = words[8].decode("ascii")
+    except ValueError as error:  # not a number, or out of its range
+        raise DatagramError(str(error)) from None
+    if delay_ms <= 0 or size < 0:
+        raise DatagramError("delay and size have to be positive")
+    delay.seconds = delay_ms // 1000
+    delay.nanos = delay_ms % 1000 * 1_000_000
+
+    message_end = end + 1 + size
+    message = datagram[end + 1 : message_end]
+    try:
+        if len(words) > _SUSPEND_WORDS:
+            message_end = _read_avps(words[_SUSPEND_WORDS:], datagram, message_end, state, encoded=encoded)
+        if message_end > len(datagram):
+            raise DatagramError(f"it is cut off: {len(datagram)} bytes instead of {message_end} or more")
+        request_uri = datagram[message_end:]
+        if encoded:
+            message, request_uri = _decoded(message), _decoded(request_uri)
+        state.method, request, from_value, state.to = _read_request(message)
+    except DatagramError as error:
+        suspension.ClearField("state")
+        raise UnreadableRequest(str(error), suspension) from None
+    state.request_uri = request_uri
+    setattr(state, "from", from_value)  # a word of Python, so no attribute in its syntax
+    state.call_id, state.cseq, state.via_branch = request
+    state.source_ip = source_ip
+    state.source_port = source_port
+    if ship_raw_request:
+        state.raw_request = message
+    return Suspend(suspension, request)
+
+
+def _read_avps(words: list[bytes], datagram: bytes, start: int, state: pb.TransactionState, *, encoded: bool) -> int:
+    """Read AVP values from `start` on into the state; returns where they end. One without a size is not set."""
+    for word in words:
+        name, _, size_text = word.rpartition(b":")
+        if not _AVP_NAME.match(name):
+            raise DatagramError(f"{word[:80]!r} is no AVP and its size")
+        if not size_text:
+            continue
+        end = start + _number(size_text, "size of an AVP")
+        value = datagram[start:end]
+        state.avps.add(name=name.decode("ascii", "replace"), text=_decoded(value) if encoded else value)
+        start = end
+    return start
+
+
+def _read_request(message: bytes) -> tuple[bytes, RequestName, bytes, bytes]:
+    """Method, name, From and To of a SIP request."""
+    request_line = _METHOD.match(message)
+    if request_line is None:
+        raise DatagramError(f"no SIP request: it starts with {message[:40]!r}")
+    blank_line = _END_OF_HEADERS.search(message, request_line.end())
+    values: dict[bytes, bytes] = {}
+    for header in _HEADER.finditer(message, 0, blank_line.start() + 1 if blank_line else len(message)):
+        name = _WANTED.get(header[1].lower())
+        if name is None or name in values:
+            continue
+        value = header[2]
+        if b"\n" in value:
+            value = _FOLD.sub(b" ", value)
+        values[name] = value.strip(b" \t\r\n")
+        if len(values) == _WANTED_COUNT:
+            break
+    else:
+        missing = [name.decode() for name in dict.fromkeys(_WANTED.values()) if name not in values]
+        raise DatagramError(f"a SIP request without {', '.join(missing)}")
+    cseq = values[b"CSeq"]
+    sequence = _CSEQ.match(cseq)
+    if sequence is None or (number := int(sequence[1])) >= 2**31:
+        raise DatagramError(f"no CSeq (RFC 3261 20.16): {cseq[:40]!r}")
+    request = RequestName(values[b"Call-ID"], number, _branch_of(values[b"Via"]))
+    return request_line[1], request, values[b"From"], values[b"To"]
+
+
+def _branch_of(via: bytes) -> bytes:
+    """The branch of the first of the values of a Via header; empty if it has none."""
+    if b'"' in via:
+        via = _QUOTED.sub(b'""', via)
+    branch = _BRANCH.search(via.partition(b",")[0])
+    return branch[1] if branch else b""
+
+
+def _number(word: bytes, what: str) -> int:
+    if not (word.isdigit() and len(word) <= 19):
+        raise DatagramError(f"{word[:40]!r} is no {what}")
+    return int(word)
+
+
+def _decoded(part: bytes) -> bytes:
+    try:
+        return binascii.a2b_base64(part, strict_mode=True)
+    except binascii.Error as error:
+        raise DatagramError(f"no base64: {error}") from None

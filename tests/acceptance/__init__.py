@@ -1,0 +1,1 @@
+"""Acceptance: real Kamailio, real SIPp, real shim, real sidecar."""

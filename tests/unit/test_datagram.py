@@ -1,0 +1,241 @@
+"""The proxy's datagrams: everything that SIP may contain comes through, and nothing of it changes anything else."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sipnap.shim.kamailio import datagram
+from sipnap.shim.kamailio.datagram import Answer, Cancel, DatagramError, RequestName, Suspend, UnreadableRequest
+
+LINE = b"SN1 S 1700000000 12345 4000000000 2 2500 RESUME 192.0.2.7 5062 %d"
+HEADERS = {
+    b"Via": b"SIP/2.0/UDP 192.0.2.7:5062;branch=z9hG4bK-1",
+    b"From": b'"Alice" <sip:alice@example.com>;tag=1',
+    b"To": b"<sip:bob@example.com>",
+    b"Call-ID": b"abc@192.0.2.7",
+    b"CSeq": b"7 INVITE",
+}
+
+
+def message(changes: dict[bytes, bytes | None] | None = None, *, names: dict[bytes, bytes] | None = None) -> bytes:
+    """An INVITE with some of its headers changed, left out (None) or renamed."""
+    headers: dict[bytes, bytes | None] = {**HEADERS, **(changes or {})}
+    lines = [b"INVITE sip:bob@example.com SIP/2.0"]
+    lines += [(names or {}).get(name, name) + b": " + value for name, value in headers.items() if value is not None]
+    return b"\r\n".join((*lines, b"Content-Length: 4", b"", b"v=0\n"))
+
+
+def suspended(request: bytes, *, uri: bytes = b"sip:bob@192.0.2.9", avps: bytes = b"", values: bytes = b"") -> bytes:
+    return LINE % len(request) + avps + b"\n" + request + values + uri
+
+
+def read_state(request: bytes) -> dict[str, bytes]:
+    """From, To, Call-ID and branch as read."""
+    read = datagram.read(suspended(request))
+    assert isinstance(read, Suspend)
+    state = read.suspension.state
+    return {
+        "from": getattr(state, "from"),
+        "to": state.to,
+        "call_id": state.call_id,
+        "via_branch": state.via_branch,
+    }
+
+
+def test_all_of_it() -> None:
+    read = datagram.read(suspended(message(), avps=b" tenant:5 unset: empty:0 n:2", values=b"a b:\n42"))
+    assert isinstance(read, Suspend)
+    suspension, request = read
+    key, state = suspension.key, suspension.state
+    assert (key.boot_epoch, key.transaction_index, key.transaction_label) == (1_700_000_000, 12345, 4_000_000_000)
+    assert (key.nap_number, key.front_end_id) == (2, "")
+    assert suspension.resume_route == "RESUME"
+    assert (suspension.delay.seconds, suspension.delay.nanos) == (2, 500_000_000)
+    assert state.method == b"INVITE"
+    assert state.request_uri == b"sip:bob@192.0.2.9"
+    assert getattr(state, "from") == HEADERS[b"From"]
+    assert state.to == HEADERS[b"To"]
+    assert (state.call_id, state.cseq, state.via_branch) == (b"abc@192.0.2.7", 7, b"z9hG4bK-1")
+    assert (state.source_ip, state.source_port) == ("192.0.2.7", 5062)
+    assert [(avp.name, avp.text) for avp in state.avps] == [("tenant", b"a b:\n"), ("empty", b""), ("n", b"42")]
+    assert state.raw_request == b""
+    assert request == RequestName(b"abc@192.0.2.7", 7, b"z9hG4bK-1")
+
+
+def test_the_raw_request_if_asked_for() -> None:
+    read = datagram.read(suspended(message()), ship_raw_request=True)
+    assert isinstance(read, Suspend)
+    assert read.suspension.state.raw_request == message()
+
+
+def test_base64_parts() -> None:
+    parts = [base64.b64encode(part) for part in (message(), b"v\xff", b"sip:bob@192.0.2.9")]
+    line = LINE.replace(b"SN1 S ", b"SN1 SB ") % len(parts[0]) + b" tenant:%d\n" % len(parts[1])
+    read = datagram.read(line + b"".join(parts))
+    plain = datagram.read(suspended(message(), avps=b" tenant:2", values=b"v\xff"))
+    assert read == plain
+
+
+def test_compact_names() -> None:
+    names = {b"Via": b"v", b"From": b"f", b"To": b"T", b"Call-ID": b"i"}
+    assert read_state(message(names=names)) == read_state(message())
+
+
+@pytest.mark.parametrize(
+    "names", [{b"From": b"FROM", b"Via": b"vIA", b"CSeq": b"cSEQ"}, {b"To": b"To \t", b"Via": b"v "}]
+)
+def test_case_and_blanks_of_names(names: dict[bytes, bytes]) -> None:
+    assert read_state(message(names=names)) == read_state(message())
+
+
+def test_bare_line_feeds() -> None:
+    assert read_state(message().replace(b"\r\n", b"\n")) == read_state(message())
+
+
+def test_empty_lines_before_the_request_line() -> None:
+    assert read_state(b"\r\n\r\n" + message()) == read_state(message())
+
+
+@pytest.mark.parametrize(
+    ("folded", "value"),
+    [
+        (b'"a"\r\n <sip:a@b>', b'"a" <sip:a@b>'),
+        (b'"a"\r\n\t  <sip:a@b>\r\n ;tag=1', b'"a" <sip:a@b> ;tag=1'),
+        (b"\r\n <sip:a@b>  \t", b"<sip:a@b>"),
+        (b"<sip:a@b>\n ;tag=1", b"<sip:a@b> ;tag=1"),
+        (b"<sip:a@b>\r\n ", b"<sip:a@b>"),
+    ],
+)
+def test_folded_lines(folded: bytes, value: bytes) -> None:
+    assert read_state(message({b"From": folded}))["from"] == value
+
+
+@pytest.mark.parametrize(
+    ("via", "branch"),
+    [
+        (b"SIP/2.0/UDP h;branch=z1", b"z1"),
+        (b"SIP/2.0/UDP h ; BRANCH = z1 ; rport", b"z1"),
+        (b"SIP/2.0/UDP h;branch=z1, SIP/2.0/UDP h2;branch=z2", b"z1"),
+        (b"SIP/2.0/UDP h;branch=z1,SIP/2.0/UDP h2;branch=z2", b"z1"),
+        (b"SIP/2.0/UDP h, SIP/2.0/UDP h2;branch=z2", b""),
+        (b'SIP/2.0/UDP h;x="a,b;branch=no";branch=z1', b"z1"),
+        (b'SIP/2.0/UDP h;x="a\\";branch=no";branch=z1', b"z1"),
+        (b"SIP/2.0/UDP [2001:db8::1]:5060;received=192.0.2.1;branch=z1\r\n ;rport", b"z1"),
+        (b"SIP/2.0/UDP h;branch=z1\r\nVia: SIP/2.0/UDP h2;branch=z2", b"z1"),
+        (b"SIP/2.0/UDP h;mybranch=no;branch=z1", b"z1"),
+        (b"SIP/2.0/UDP h", b""),
+    ],
+)
+def test_branch_of_the_topmost_via(via: bytes, branch: bytes) -> None:
+    assert read_state(message({b"Via": via}))["via_branch"] == branch
+
+
+def test_headers_in_the_body_are_none() -> None:
+    request = message({b"To": None})[: -len(b"v=0\n")] + b"To: <sip:body@h>\r\n\r\n"
+    with pytest.raises(UnreadableRequest, match="without To"):
+        datagram.read(suspended(request))
+
+
+def test_the_first_of_each_counts() -> None:
+    assert read_state(message({b"To": b"<sip:one@h>\r\nTo: <sip:two@h>"}))["to"] == b"<sip:one@h>"
+
+
+HOSTILE_VALUE = st.binary(min_size=1, max_size=300).map(lambda value: value.translate(None, b"\r\n").strip(b" \t"))
+
+
+@given(from_value=HOSTILE_VALUE, call_id=HOSTILE_VALUE, to_value=HOSTILE_VALUE, uri=st.binary(max_size=100))
+def test_any_bytes_come_through(from_value: bytes, call_id: bytes, to_value: bytes, uri: bytes) -> None:
+    request = message({b"From": from_value, b"Call-ID": call_id, b"To": to_value})
+    read = datagram.read(suspended(request, uri=uri))
+    assert isinstance(read, Suspend)
+    state = read.suspension.state
+    assert (getattr(state, "from"), state.call_id, state.to, state.request_uri) == (from_value, call_id, to_value, uri)
+    assert (state.cseq, state.via_branch) == (7, b"z9hG4bK-1")
+    assert read.suspension.resume_route == "RESUME"
+
+
+@given(st.binary(max_size=400) | st.binary(max_size=200).map(lambda rest: b"SN1 S " + rest))
+def test_garbage_is_an_error_and_nothing_else(garbage: bytes) -> None:
+    with pytest.raises(DatagramError):
+        datagram.read(garbage)
+
+
+@given(cut=st.integers(min_value=0, max_value=len(suspended(message(), uri=b"")) - 1))
+def test_every_cut_is_noticed(cut: int) -> None:
+    with pytest.raises(DatagramError):
+        datagram.read(suspended(message(), uri=b"")[:cut])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"SN1 S 1 2 3 1 0 RESUME 192.0.2.7 5062 5",
+        b"SN1 S 1 2 3 1 -5 RESUME 192.0.2.7 5062 5",
+        b"SN1 S 1 2 3 1 1000 RE/SUME 192.0.2.7 5062 5",
+        b"SN1 S 1 2 3 1 1000 " + b"R" * 65 + b" 192.0.2.7 5062 5",
+        b"SN1 S 1 2 5000000000 1 1000 RESUME 192.0.2.7 5062 5",
+        b"SN1 S -1 2 3 1 1000 RESUME 192.0.2.7 5062 5",
+        b"SN1 S x 2 3 1 1000 RESUME 192.0.2.7 5062 5",
+        b"SN1 S 1 2 3 1 1000 RESUME \xff 5062 5",
+        b"SN1 S 1 2 3 1 1000 RESUME",
+        b"SN2 S 1 2 3 1 1000 RESUME 192.0.2.7 5062 5",
+        b"SN1 X 1",
+        b"SN1 A 1 200",
+        b"SN1 A 1 x user",
+        b"SN1 C 1",
+        b"",
+    ],
+)
+def test_malformed_lines(line: bytes) -> None:
+    with pytest.raises(DatagramError) as caught:
+        datagram.read(line + b"\nhello")
+    assert not isinstance(caught.value, UnreadableRequest)
+
+
+@pytest.mark.parametrize(
+    ("request_", "why"),
+    [
+        (b"", "no SIP request"),
+        (b"\x00\x01\x02", "no SIP request"),
+        (message({b"CSeq": b"x INVITE"}), "no CSeq"),
+        (message({b"CSeq": b"2147483648 INVITE"}), "no CSeq"),
+        (message({b"Via": None, b"From": None}), "without Via, From"),
+    ],
+)
+def test_what_is_no_request_can_still_be_resumed(request_: bytes, why: str) -> None:
+    with pytest.raises(UnreadableRequest, match=why) as caught:
+        datagram.read(suspended(request_, uri=b""))
+    suspension = caught.value.suspension
+    assert (suspension.key.transaction_index, suspension.key.nap_number, suspension.resume_route) == (
+        12345,
+        2,
+        "RESUME",
+    )
+    assert not suspension.HasField("state")
+
+
+def test_an_avp_that_claims_more_than_there_is() -> None:
+    with pytest.raises(UnreadableRequest, match="cut off"):
+        datagram.read(suspended(message(), avps=b" tenant:99999"))
+    with pytest.raises(UnreadableRequest, match="no AVP"):
+        datagram.read(suspended(message(), avps=b" 5"))
+
+
+def test_a_cancel_names_the_request_that_it_cancels() -> None:
+    cancel = message({b"CSeq": b"7 CANCEL"}).replace(b"INVITE sip", b"CANCEL sip")
+    assert datagram.read(b"SN1 C 1700000000\n" + cancel) == Cancel(
+        1_700_000_000, RequestName(b"abc@192.0.2.7", 7, b"z9hG4bK-1")
+    )
+    assert datagram.read(b"SN1 CB 5\n" + base64.b64encode(cancel)) == Cancel(
+        5, RequestName(b"abc@192.0.2.7", 7, b"z9hG4bK-1")
+    )
+    with pytest.raises(DatagramError, match="base64"):
+        datagram.read(b"SN1 CB 5\n!")
+
+
+def test_an_answer() -> None:
+    assert datagram.read(b"SN1 A 1700000000 481 1.2.3.4.ok") == Answer(1_700_000_000, 481, b"1.2.3.4.ok")
