@@ -1,4 +1,4 @@
-"""Pacing of a stream's writer: at once when idle, gathered when busy.
+"""Pacing of a stream's writer: at once when idle, gathered when busy, later still for what nobody waits for.
 
 A gRPC message costs the same whatever it holds (about 100 µs in Python), an entry in it next to nothing. So the first
 entry after a pause leaves immediately, and those that follow within `interval_seconds` leave together.
@@ -11,27 +11,39 @@ import asyncio
 GATHER_SECONDS = 0.002
 """Shortest time between two messages of one direction of one stream."""
 
+PATIENT_SECONDS = 0.02
+"""How long what nobody waits for (acknowledgements) may wait for a message that leaves anyway."""
+
 
 class Gatherer:
     """Wakes the one writer of a stream, not more often than each `interval_seconds`. Belongs to one event loop."""
 
-    __slots__ = ("_event", "_interval_seconds", "_last_seconds")
+    __slots__ = ("_event", "_interval_seconds", "_last_seconds", "_loop", "_patience")
 
     def __init__(self, interval_seconds: float = GATHER_SECONDS) -> None:
         self._interval_seconds = interval_seconds
         self._last_seconds = float("-inf")
         self._event = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._patience: asyncio.TimerHandle | None = None
 
     def wake(self) -> None:
         """There is something to write."""
         self._event.set()
 
+    def wake_later(self) -> None:
+        """There is something to write that can wait for other things to write, for `PATIENT_SECONDS`."""
+        if self._patience is None:
+            self._patience = self._loop.call_later(PATIENT_SECONDS, self._event.set)
+
     async def wait(self) -> None:
         """Return when there is something to write and the pause since the last message is long enough."""
         await self._event.wait()
-        loop = asyncio.get_running_loop()
-        pause_seconds = self._last_seconds + self._interval_seconds - loop.time()
+        pause_seconds = self._last_seconds + self._interval_seconds - self._loop.time()
         if pause_seconds > 0:
             await asyncio.sleep(pause_seconds)
         self._event.clear()
-        self._last_seconds = loop.time()
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._last_seconds = self._loop.time()

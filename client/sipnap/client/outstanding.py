@@ -4,12 +4,12 @@ Rules kept here, and nowhere else:
 
 - a suspension stays until it is answered for, cancelled, or past its deadline;
 - a continue is delivered once, however often it comes; one that was answered lately is answered again from memory;
-- after a reconnect everything undelivered is submitted again, with what is left of its delay.
+- after a reconnect everything undelivered is submitted again; whenever it is sent, with what is left of its delay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 
 from google.protobuf.duration_pb2 import Duration
 
@@ -26,13 +26,13 @@ _SHORTEST_DELAY_SECONDS = 0.001
 
 
 class _Entry:
-    __slots__ = ("deadline_seconds", "delivered", "due_seconds", "submitted_seconds", "suspension")
+    __slots__ = ("deadline_seconds", "delivered", "due_seconds", "has_deadline", "suspension")
 
     def __init__(
-        self, suspension: pb.Suspension, submitted_seconds: float, due_seconds: float, deadline_seconds: float
+        self, suspension: pb.Suspension, due_seconds: float, deadline_seconds: float, *, has_deadline: bool
     ) -> None:
         self.suspension = suspension
-        self.submitted_seconds = submitted_seconds
+        self.has_deadline = has_deadline
         self.due_seconds = due_seconds
         self.deadline_seconds = deadline_seconds
         self.delivered = False
@@ -44,8 +44,8 @@ class Outstanding:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._entries: dict[SuspensionKey, _Entry] = {}
-        # Keys by the second of their deadline: the sweep touches only what is over, and nothing stale is kept.
-        self._by_deadline: dict[int, set[SuspensionKey]] = {}
+        # Keys by the second of their deadline, in order: the sweep touches only what is over, and nothing stale is kept.
+        self._by_deadline: dict[int, dict[SuspensionKey, None]] = {}
         self._swept_second = int(clock())
         self._unknown_delivered: set[SuspensionKey] = set()
         self._answers: dict[SuspensionKey, pb.ContinueOutcome] = {}
@@ -55,22 +55,26 @@ class Outstanding:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: SuspensionKey) -> bool:
+        return key in self._entries
+
     def add(self, key: SuspensionKey, suspension: pb.Suspension) -> bool:
         """Take a suspension in; False if its key is here already."""
         if key in self._entries:
             return False
         now = self._clock()
         due_seconds = now + seconds_of(suspension.delay)
-        if suspension.HasField("deadline"):
+        has_deadline = suspension.HasField("deadline")
+        if has_deadline:
             deadline_seconds = now + seconds_of(suspension.deadline)
         else:
             deadline_seconds = due_seconds + DEFAULT_LINGER_SECONDS
-        self._entries[key] = _Entry(suspension, now, due_seconds, deadline_seconds)
+        self._entries[key] = _Entry(suspension, due_seconds, deadline_seconds, has_deadline=has_deadline)
         second = int(deadline_seconds)
         bucket = self._by_deadline.get(second)
         if bucket is None:
-            bucket = self._by_deadline[second] = set()
-        bucket.add(key)
+            bucket = self._by_deadline[second] = {}
+        bucket[key] = None
         return True
 
     def drop(self, key: SuspensionKey) -> bool:
@@ -81,7 +85,7 @@ class Outstanding:
         second = int(entry.deadline_seconds)
         bucket = self._by_deadline.get(second)
         if bucket is not None:
-            bucket.discard(key)
+            bucket.pop(key, None)
             if not bucket:
                 del self._by_deadline[second]
         return True
@@ -114,14 +118,27 @@ class Outstanding:
         outcome = self._answers.get(key)
         return outcome if outcome is not None else self._older_answers.get(key)
 
-    def resubmit(self) -> Iterator[pb.Suspension]:
-        """All undelivered suspensions in order of submission, each with what is left of its times."""
+    def undelivered(self) -> list[SuspensionKey]:
+        """What a sidecar has to be told after a reconnect, in order of submission."""
+        return [key for key, entry in self._entries.items() if not entry.delivered]
+
+    def to_send(self, keys: Sequence[SuspensionKey]) -> list[pb.Suspension]:
+        """Those of the keys that are still wanted, each with what is left of its times at this moment.
+
+        So neither gathering nor a reconnect makes a nap longer, and none gets shorter than it was asked for.
+        """
         now = self._clock()
-        for entry in self._entries.values():
-            if not entry.delivered:
-                set_duration(entry.suspension.delay, max(entry.due_seconds - now, _SHORTEST_DELAY_SECONDS))
-                set_duration(entry.suspension.deadline, max(entry.deadline_seconds - now, 2 * _SHORTEST_DELAY_SECONDS))
-                yield entry.suspension
+        suspensions = []
+        for key in keys:
+            entry = self._entries.get(key)
+            if entry is None or entry.delivered:
+                continue
+            suspension = entry.suspension
+            set_duration(suspension.delay, max(entry.due_seconds - now, _SHORTEST_DELAY_SECONDS))
+            if entry.has_deadline:
+                set_duration(suspension.deadline, max(entry.deadline_seconds - now, 2 * _SHORTEST_DELAY_SECONDS))
+            suspensions.append(suspension)
+        return suspensions
 
     def route_of(self, key: SuspensionKey) -> str:
         """The resume route that was asked for; empty when the key is not in the table."""
@@ -142,6 +159,9 @@ class Outstanding:
         for second in range(self._swept_second, int(now)):
             for key in self._by_deadline.pop(second, ()):
                 entry = self._entries.pop(key)
+                self._unknown_delivered.add(
+                    key
+                )  # until it is answered: a continue that comes after all is a repetition
                 if not entry.delivered:
                     lost.append((key, entry.suspension.resume_route))
         self._swept_second = int(now)

@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -44,6 +44,7 @@ STALE_SECONDS = 2.5
 DEAD_SECONDS = 6.0
 """Without a sign of life for this long the stream is given up and opened anew."""
 
+_GATHER_SECONDS = 0.005  # a nap's time runs while it waits here, so it costs no lateness
 _MOST_ENTRIES_PER_MESSAGE = 128
 _SHORTEST_RETRY_SECONDS = 0.05
 _LONGEST_RETRY_SECONDS = 1.0
@@ -100,7 +101,7 @@ class FrontEndSession:
             self._epoch_known.set()
         self._inbox: list[pb.Continue] = []
         self._inbox_filled = asyncio.Event()
-        self._suspends: list[pb.Suspension] = []
+        self._suspends: list[SuspensionKey] = []
         self._cancels: list[SuspensionKey] = []
         self._results: list[tuple[SuspensionKey, pb.ContinueOutcome]] = []
         self._heartbeat_wanted = False
@@ -110,7 +111,7 @@ class FrontEndSession:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._table = Outstanding(self._loop.time)
-        self._gatherer = Gatherer()
+        self._gatherer = Gatherer(_GATHER_SECONDS)
         self._heard_seconds = self._loop.time()
         self._tasks = [
             self._loop.create_task(self._keep_connected(), name="sipnap session"),
@@ -157,8 +158,9 @@ class FrontEndSession:
 
         The message belongs to the session from now on. A key that is outstanding already is ignored.
         """
-        if self._table.add(self._own_key(suspension.key), suspension):
-            self._suspends.append(suspension)
+        key = self._own_key(suspension.key)
+        if self._table.add(key, suspension):
+            self._suspends.append(key)
             if len(self._table) >= self._max_pending:
                 self._update_gate()
             self._gatherer.wake()
@@ -173,7 +175,7 @@ class FrontEndSession:
         """Say what became of a continue."""
         self._table.answer(key, outcome)
         self._results.append((key, outcome))
-        self._gatherer.wake()
+        self._gatherer.wake_later()
 
     def set_boot_epoch(self, boot_epoch: int) -> None:
         """The front end has been restarted: forget what is outstanding and say Hello with the new epoch."""
@@ -225,11 +227,16 @@ class FrontEndSession:
             if self._loop.time() - started_seconds < most_seconds:
                 await asyncio.sleep(random.uniform(0.5, 1.0) * most_seconds)  # jitter: shims must not knock in step
 
-    async def _converse(self, target: str) -> None:
+    def _open_call(self, target: str) -> tuple[_Call, Callable[[], Awaitable[None]]]:
+        """Open a stream; returns it, and how to give up its connection. The simulator of the tests replaces it."""
         channel = open_aio(target, self._credentials)
+        stub: FrontEndServiceAsyncStub = FrontEndServiceStub(channel)
+        return stub.Session(None), lambda: channel.close(grace=None)
+
+    async def _converse(self, target: str) -> None:
+        call, close = self._open_call(target)
         try:
-            stub: FrontEndServiceAsyncStub = FrontEndServiceStub(channel)
-            call = self._call = stub.Session(None)
+            self._call = call
             epoch = self._boot_epoch
             hello = wire.Hello(
                 protocol_version=PROTOCOL_VERSION, front_end_id=self._front_end_id, boot_epoch=epoch or 0
@@ -240,7 +247,7 @@ class FrontEndSession:
                 await call.code()  # raises what the sidecar had to say, if it said anything
                 raise ProtocolError(f"{target} did not answer the Hello with a Welcome")
             self._heard_seconds = self._loop.time()
-            self._suspends = list(self._table.resubmit())
+            self._suspends = self._table.undelivered()
             self._results = []  # the sidecar asks again for what it has no answer to
             self._connected.set()
             log.info(
@@ -269,7 +276,7 @@ class FrontEndSession:
                 raise NapError("left: no sign of life, a drain, or a restart of the front end") from None
             raise
         finally:
-            await channel.close(grace=None)
+            await close()
 
     async def _write(self, call: _Call) -> None:
         frame_number = 0
@@ -278,12 +285,12 @@ class FrontEndSession:
             await self._gatherer.wait()
             while self._suspends or self._cancels or self._results or self._heartbeat_wanted:
                 request = wire.SessionRequest()
-                suspends = self._suspends[:_MOST_ENTRIES_PER_MESSAGE]
+                suspends = self._table.to_send(self._suspends[:_MOST_ENTRIES_PER_MESSAGE])
+                del self._suspends[:_MOST_ENTRIES_PER_MESSAGE]
                 if suspends:
                     frame_number += 1
                     request.frame_number = frame_number
                     request.suspends.extend(suspends)
-                    del self._suspends[: len(suspends)]
                 for key in self._cancels[:_MOST_ENTRIES_PER_MESSAGE]:
                     request.cancels.append(key.to_message())
                 del self._cancels[: len(request.cancels)]
@@ -304,7 +311,7 @@ class FrontEndSession:
             outcome = self._table.remembered_answer(key)
             if outcome is not None:
                 self._results.append((key, outcome))
-                self._gatherer.wake()
+                self._gatherer.wake_later()
             elif self._table.deliver(key):
                 received.key.front_end_id = self._front_end_id
                 self._inbox.append(received)
@@ -327,8 +334,11 @@ class FrontEndSession:
         self._update_gate()
 
     def _end_locally(self, key: SuspensionKey, status: pb.ContinueStatus, error: str) -> None:
-        """Deliver a continue of our own making; its answer is nobody's business but is remembered like any other."""
-        if self._table.deliver(key):
+        """Deliver a continue of our own making; its answer is nobody's business but is remembered like any other.
+
+        One that was cancelled, or has been answered, is over already.
+        """
+        if key in self._table and self._table.deliver(key):
             self._inbox.append(
                 pb.Continue(key=key.to_message(), resume_route=self._table.route_of(key), status=status, error=error)
             )
