@@ -34,7 +34,7 @@ check: $(VENV)/.dev  ## formatting, lint, types, import arrows, dependencies, pr
 protos: $(VENV)/.dev  ## regenerate the stubs in client/sipnap/v1 from protos/
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/generate-stubs client
 
-bench: $(VENV)/.test  ## side-by-side benchmarks against Kamailio's own async module
+bench: $(VENV)/.bench  ## side-by-side benchmarks against Kamailio's own async module
 	@scripts/system-packages
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -52,6 +52,10 @@ $(VENV)/.demo: pyproject.toml $(VENV)/bin/python
 $(VENV)/.test: pyproject.toml $(VENV)/bin/python
 	@scripts/install "$(BIN)/python" '.[all,test]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: pyproject.toml $(VENV)/bin/python
+	@scripts/install "$(BIN)/python" '.[all,test,bench]'
+	@touch $@ $(VENV)/.test $(VENV)/.demo
 
 $(VENV)/.dev: pyproject.toml $(VENV)/bin/python
 	@scripts/install "$(BIN)/python" '.[dev]'

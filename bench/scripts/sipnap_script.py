@@ -1,0 +1,37 @@
+"""KEMI script of the benchmarks: each call naps in the sidecar, then gets 404."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import KSR
+import sipnap_kemi
+
+
+class Script:
+    def __init__(self) -> None:
+        self.nap = sipnap_kemi.Nap(self)
+
+    def child_init(self, rank: int) -> int:
+        return 0
+
+    def ksr_request_route(self, msg: Any) -> int:
+        if self.nap.handle():
+            return 1
+        if KSR.is_ACK():
+            KSR.tm.t_check_trans()
+            return 1
+        if KSR.is_OPTIONS():
+            KSR.sl.send_reply(200, "Alive")
+            return 1
+        if not self.nap.async_ms_route("ksr_answer", int(KSR.pv.get("$def(NAP_MS)"))):
+            KSR.sl.send_reply(503, "Refused")
+        return 1
+
+    def ksr_answer(self, msg: Any, evname: str | None = None) -> int:
+        KSR.tm.t_reply(404, "Not Found")
+        return 1
+
+
+def mod_init() -> Script:
+    return Script()

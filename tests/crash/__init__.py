@@ -1,0 +1,1 @@
+"""Sidecars killed at random instants under load, many times; at length with ``python -m tests.crash`` (make crash)."""

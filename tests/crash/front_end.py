@@ -1,0 +1,147 @@
+"""A front end that speaks the session by hand and helps the sidecar with nothing.
+
+It never submits a suspension again, so whatever was acknowledged and does not come back was lost by the sidecar, and it
+checks what `sipnap.client` would forgive: lost acknowledgements, early continues, a continue for what was never asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import grpc.aio
+
+from sipnap.client.outstanding import set_duration
+from sipnap.v1 import front_end_service_pb2 as wire
+from sipnap.v1 import suspension_pb2 as pb
+from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceStub
+
+EPOCH = 1
+_OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has been seen."""
+
+    submitted: int = 0
+    """Suspensions sent."""
+    acknowledged: dict[int, float] = field(default_factory=dict)
+    """Acknowledged ones that have not been continued yet, by number; with the time of sending."""
+    acknowledged_count: int = 0
+    """All that were acknowledged."""
+    applied: set[int] = field(default_factory=set)
+    """Those continued; this front end applies each once."""
+    repeated: int = 0
+    """Continues that came again and were answered again."""
+    early: int = 0
+    """Continues before their time."""
+    unknown: int = 0
+    """Continues of what was never submitted."""
+    refused: int = 0
+    """Suspensions refused."""
+    late_seconds: list[float] = field(default_factory=list)
+    """How long after its time each was continued."""
+
+
+class FrontEnd:
+    """One front end with one session after the other."""
+
+    def __init__(self, targets: Sequence[str], front_end_id: str, dice: random.Random) -> None:
+        self.tally = Tally()
+        self._targets = itertools.cycle(targets)
+        self._front_end_id = front_end_id
+        self._dice = dice
+        self._numbers = itertools.count(1)
+        self._due: dict[int, float] = {}
+        self._frames: dict[int, list[int]] = {}
+        self._frame_numbers = itertools.count(1)
+        self._results: list[pb.SuspensionKey] = []
+        self.rate = 0
+        """Suspensions per second to submit; 0: none."""
+        self.nap_seconds = (0.1, 2.0)
+        """Shortest and longest nap."""
+        self.sessions = 0
+        """Sessions that were welcomed."""
+
+    async def run(self) -> None:
+        """Keep a session open until cancelled."""
+        while True:
+            try:
+                async with grpc.aio.insecure_channel(next(self._targets), options=_OPTIONS) as channel:
+                    await self._converse(channel)
+            except grpc.RpcError:
+                await asyncio.sleep(0.02)
+
+    async def _converse(self, channel: grpc.aio.Channel) -> None:
+        call = FrontEndServiceStub(channel).Session()
+        hello = wire.Hello(protocol_version=1, front_end_id=self._front_end_id, boot_epoch=EPOCH)
+        await call.write(wire.SessionRequest(hello=hello))
+        if await call.read() is grpc.aio.EOF:
+            return
+        self.sessions += 1
+        self._frames.clear()  # of the stream before: whether they were accepted, nobody will say
+        writer = asyncio.create_task(self._write(call))
+        try:
+            while isinstance(response := await asyncio.wait_for(call.read(), 3), wire.SessionResponse):
+                self._receive(response)
+        except TimeoutError:
+            call.cancel()  # stopped, not dead: there was a heartbeat in every second
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[wire.SessionRequest, wire.SessionResponse]) -> None:
+        started, sent = time.monotonic(), 0
+        while True:
+            await asyncio.sleep(0.005)
+            request = wire.SessionRequest()
+            request.heartbeat.nonce = 1
+            wanted = int((time.monotonic() - started) * self.rate) if self.rate else sent
+            for _ in range(min(wanted - sent, 200)):
+                self._add(request)
+            sent = wanted
+            if request.suspends:
+                request.frame_number = next(self._frame_numbers)
+                self._frames[request.frame_number] = [entry.key.transaction_index for entry in request.suspends]
+            results, self._results = self._results, []
+            for key in results:
+                request.results.add(key=key, outcome=pb.CONTINUE_OUTCOME_APPLIED)
+            await call.write(request)
+
+    def _add(self, request: wire.SessionRequest) -> None:
+        number = next(self._numbers)
+        nap_seconds = self._dice.uniform(*self.nap_seconds)
+        suspension = request.suspends.add(resume_route="R")
+        suspension.key.boot_epoch, suspension.key.transaction_index, suspension.key.nap_number = EPOCH, number, 1
+        set_duration(suspension.delay, nap_seconds)
+        self._due[number] = time.monotonic() + nap_seconds
+        self.tally.submitted += 1
+
+    def _receive(self, response: wire.SessionResponse) -> None:
+        tally, now = self.tally, time.monotonic()
+        for result in response.frame_results:
+            refused = {refusal.key.transaction_index for refusal in result.refusals}
+            tally.refused += len(refused)
+            for number in self._frames.pop(result.frame_number):
+                if number not in refused:
+                    tally.acknowledged_count += 1
+                    if number not in tally.applied:
+                        tally.acknowledged[number] = now
+        for order in response.continues:
+            number = order.key.transaction_index
+            self._results.append(order.key)
+            if number not in self._due:
+                tally.unknown += 1
+            elif number in tally.applied:
+                tally.repeated += 1
+            else:
+                tally.applied.add(number)
+                tally.acknowledged.pop(number, None)
+                late = now - self._due[number]
+                tally.late_seconds.append(late)
+                tally.early += late < 0
