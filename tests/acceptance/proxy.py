@@ -49,9 +49,16 @@ class Proxy(Process):
         self.directory = directory
         directory.mkdir(exist_ok=True)
         write_config(directory, force=True)
-        (directory / "kemi_script.py").write_bytes((HERE / kemi_script).read_bytes())
+        python_script = directory / "kemi_script.py"
+        python_script.write_bytes((HERE / kemi_script).read_bytes())
         self.script_text = (HERE / script).read_text()
-        text = self.script_text.replace("CONFIG_DIR", str(directory)).replace("RPC_PORT", str(self.ports.rpc))
+        text = self.script_text
+        for wanted, given in {
+            "CONFIG_DIR/kemi_script.py": str(python_script),
+            "/etc/kamailio/script.py": str(python_script),
+            "RPC_PORT": str(self.ports.rpc),
+        }.items():
+            text = text.replace(wanted, given)
         (directory / "script.cfg").write_text(text)
         settings: dict[str, int | str] = {
             "SIP_PORT": self.ports.sip,

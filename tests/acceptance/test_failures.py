@@ -67,7 +67,8 @@ def test_the_shim_is_killed_under_load(tmp_path: Path) -> None:
         messages = (tmp_path / "sipp" / "messages.log").read_text()
         lost, ok, refused = (messages.count(text) for text in ("X-Status: lost", "X-Status: ok", "SIP/2.0 503 "))
         print(f"\nshim killed for 1 s at {rate} calls/s: {ok} ok, {lost} lost, {refused} refused at the door; {calls}")
-        assert ok + lost + refused == rate * seconds
+        assert refused == 0, "one second is less than the gate stays open"
+        assert ok + lost == rate * seconds
         assert ok > lost
         wait_until(lambda: not stack.held(), 70, "the sidecar holds nothing")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,14 +68,6 @@ def test_the_raw_request_if_asked_for() -> None:
     read = datagram.read(suspended(message()), ship_raw_request=True)
     assert isinstance(read, Suspend)
     assert read.suspension.state.raw_request == message()
-
-
-def test_base64_parts() -> None:
-    parts = [base64.b64encode(part) for part in (message(), b"v\xff", b"sip:bob@192.0.2.9")]
-    line = LINE.replace(b"SN1 S ", b"SN1 SB ") % len(parts[0]) + b" tenant:%d\n" % len(parts[1])
-    read = datagram.read(line + b"".join(parts))
-    plain = datagram.read(suspended(message(), avps=b" tenant:2", values=b"v\xff"))
-    assert read == plain
 
 
 def test_compact_names() -> None:
@@ -230,11 +220,6 @@ def test_a_cancel_names_the_request_that_it_cancels() -> None:
     assert datagram.read(b"SN1 C 1700000000\n" + cancel) == Cancel(
         1_700_000_000, RequestName(b"abc@192.0.2.7", 7, b"z9hG4bK-1")
     )
-    assert datagram.read(b"SN1 CB 5\n" + base64.b64encode(cancel)) == Cancel(
-        5, RequestName(b"abc@192.0.2.7", 7, b"z9hG4bK-1")
-    )
-    with pytest.raises(DatagramError, match="base64"):
-        datagram.read(b"SN1 CB 5\n!")
 
 
 def test_an_answer() -> None:

@@ -71,7 +71,7 @@ def test_nothing_gets_out_of_its_header(route: str, error: str) -> None:
     assert len(request) < 2200
 
 
-@pytest.mark.parametrize(("is_open", "word"), [(True, b"open"), (False, b"closed")])
-def test_heartbeat(is_open: bool, word: bytes) -> None:
+@pytest.mark.parametrize(("is_open", "word"), [(True, b"open"), (False, b"closed"), (None, b"ask")])
+def test_heartbeat(is_open: bool | None, word: bytes) -> None:
     found = parts(nap_request.gate_request(17, is_open=is_open))
     assert (found["kind"], found["user"]) == (b"gate", word + b".17")

@@ -120,6 +120,7 @@ class Bridge:
         self._waiting: list[deque[tuple[float, bytes]]] = [deque() for _ in RESEND_SECONDS]
 
         self._heartbeats = 0
+        self._was_open = False
         self._proxy_answered_seconds: float | None = None
         self._proxy_is_lost = False
         self._malformed = 0
@@ -130,6 +131,11 @@ class Bridge:
         """NAP requests that the proxy has not answered yet."""
         return len(self._sent)
 
+    @property
+    def early_cancels(self) -> int:
+        """CANCELs that are remembered because no suspension was known for them."""
+        return len(self._early_cancels)
+
     async def run(self) -> None:
         """Carry until cancelled; then shut the gate, and give the proxy a moment to answer for what it was sent."""
         loop = self._loop = asyncio.get_running_loop()
@@ -137,17 +143,17 @@ class Bridge:
         loop.add_reader(self._socket, self._read_some)
         self._session.on_gate(self._gate_changed)
         self._send_heartbeat()
-        clock = loop.create_task(self._keep_time(), name="sipnap bridge clock")
         try:
-            async for continues in self._session.batches():
-                self._send_continues(continues)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep_time(), name="sipnap bridge clock")
+                tasks.create_task(self._carry_continues(), name="sipnap bridge continues")
         finally:
             self._closing = True
             self._send_heartbeat()
             last = loop.time() + sum(RESEND_SECONDS[:2])
             while self._sent and loop.time() < last:
                 await asyncio.sleep(_SWEEP_SECONDS)
-            clock.cancel()
+                self._resend(loop.time())
             loop.remove_reader(self._socket)
             self._socket.close()
 
@@ -224,12 +230,9 @@ class Bridge:
         wire_key = error.suspension.key
         if self._is_present(wire_key.boot_epoch):
             key = self._key_of(wire_key)
-            self._send_nap(
-                key,
-                nap_request.continue_request(
-                    nap_request.nap_name(key), pb.CONTINUE_STATUS_FAILED, error=f"the shim cannot read it: {error}"
-                ),
-            )
+            name = nap_request.nap_name(key)
+            text = f"the shim cannot read it: {error}"
+            self._send_nap(key, name, nap_request.continue_request(name, pb.CONTINUE_STATUS_FAILED, error=text))
 
     def _is_present(self, boot_epoch: int) -> bool:
         """Whether a datagram is of the proxy's present life; a greater epoch starts a new one."""
@@ -256,6 +259,10 @@ class Bridge:
 
     # To the proxy
 
+    async def _carry_continues(self) -> None:
+        async for continues in self._session.batches():
+            self._send_continues(continues)
+
     def _send_continues(self, continues: Sequence[pb.Continue]) -> None:
         naps = self._naps
         for order in continues:
@@ -263,20 +270,13 @@ class Bridge:
             if key.boot_epoch != self._boot_epoch:
                 self._session.answer(key, pb.CONTINUE_OUTCOME_GONE)
                 continue
-            nap = naps.get(key)
-            route = order.resume_route
-            self._send_nap(
-                key,
-                nap_request.continue_request(
-                    nap_request.nap_name(key),
-                    order.status,
-                    route=None if nap is not None and nap.route == route else route,
-                    error=order.error,
-                ),
-            )
+            name = nap_request.nap_name(key)
+            route: str | None = order.resume_route
+            if (nap := naps.get(key)) is not None and nap.route == route:
+                route = None  # the proxy knows it
+            self._send_nap(key, name, nap_request.continue_request(name, order.status, route=route, error=order.error))
 
-    def _send_nap(self, key: SuspensionKey, request: bytes) -> None:
-        name = nap_request.nap_name(key)
+    def _send_nap(self, key: SuspensionKey, name: bytes, request: bytes) -> None:
         self._sent[name] = _Sent(key, request)
         self._waiting[0].append((self._loop.time() + RESEND_SECONDS[0], name))
         self._send(request)
@@ -297,11 +297,14 @@ class Bridge:
 
     def _send_heartbeat(self) -> None:
         self._heartbeats += 1
-        is_open = self._session.is_open and not self._closing
+        # A shim that was just started must not shut a gate that the one before it held open: if no sidecar comes, the
+        # gate shuts by itself.
+        is_open = None if not self._was_open and not self._closing else self._session.is_open and not self._closing
         self._send(nap_request.gate_request(self._heartbeats, is_open=is_open))
 
     def _gate_changed(self, is_open: bool) -> None:
         if is_open:
+            self._was_open = True
             log.info("gate open: requests may nap")
         else:
             log.warning("gate shut: requests go on without a nap outstanding=%d", self._session.outstanding)

@@ -1,20 +1,18 @@
 r"""What the proxy sends to the shim, one UDP datagram each: a suspended request, a CANCEL, the answer to a NAP request.
 
-A datagram is one line of ASCII words, and for the first two kinds the SIP message after it. Nothing is encoded on the
-native path: the line says how long each part is, and the message is taken as the proxy received it, so no byte of SIP
-can be mistaken for structure::
+A datagram is one line of ASCII words, and for the first two kinds the SIP message after it. Nothing is encoded: the
+line says how long each part is, and the message is there as the proxy received it, so no byte of SIP can be mistaken
+for structure::
 
     SN1 S EPOCH INDEX LABEL NAP MS ROUTE SOURCE_IP SOURCE_PORT SIZE [AVP:SIZE ...]\n MESSAGE VALUE ... REQUEST_URI
     SN1 C EPOCH\n MESSAGE
     SN1 A EPOCH RESULT USER
 
-``SB`` and ``CB`` are the same with each part in base64 (KEMI: a Python string cannot hold what SIP may hold); sizes are
-those of the encoded parts. EPOCH is ``$Tb``, USER repeats the user part of the NAP request that is answered.
+EPOCH is the proxy's ``$Tb``; USER repeats the user part of the NAP request that is answered.
 """
 
 from __future__ import annotations
 
-import binascii
 import re
 from typing import NamedTuple
 
@@ -30,11 +28,10 @@ _SUSPEND_WORDS = 11  # and one more for each AVP
 # tm takes the first of each, so do we. A line ends with LF for Kamailio; the CR before it is usual.
 _METHOD = re.compile(rb"\s*([!-~]+) ")
 _HEADER = re.compile(rb"\n([VvFfTtIiCc][A-Za-z-]*)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)")
-_WANTED = {
+_NAMES = {
     b"via": b"Via", b"v": b"Via", b"from": b"From", b"f": b"From", b"to": b"To", b"t": b"To",
     b"call-id": b"Call-ID", b"i": b"Call-ID", b"cseq": b"CSeq",
 }  # fmt: skip
-_WANTED_COUNT = 5
 _END_OF_HEADERS = re.compile(rb"\n\r?\n")
 _FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
 _CSEQ = re.compile(rb"([0-9]{1,10})[ \t]+([!-~]+)\Z")
@@ -114,23 +111,20 @@ def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Cancel
     end = datagram.find(b"\n", 0, _LONGEST_LINE_BYTES)
     words = (datagram if end < 0 else datagram[:end]).split(b" ")
     kind = words[1]
-    if kind in (b"S", b"SB"):
-        return _read_suspend(words, datagram, end, encoded=kind == b"SB", ship_raw_request=ship_raw_request)
+    if kind == b"S":
+        return _read_suspend(words, datagram, end, ship_raw_request=ship_raw_request)
     if kind == b"A":
         if len(words) != 5:
             raise DatagramError(f"an answer has 5 words, this one {len(words)}")
         return Answer(_number(words[2], "boot epoch"), _number(words[3], "result"), words[4])
-    if kind in (b"C", b"CB"):
+    if kind == b"C":
         if len(words) != 3 or end < 0:
             raise DatagramError("a CANCEL has 3 words and a message")
-        message = datagram[end + 1 :]
-        return Cancel(
-            _number(words[2], "boot epoch"), _read_request(_decoded(message) if kind == b"CB" else message)[1]
-        )
+        return Cancel(_number(words[2], "boot epoch"), _read_request(datagram[end + 1 :])[1])
     raise DatagramError(f"its kind {kind[:16]!r} is unknown")
 
 
-def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, encoded: bool, ship_raw_request: bool) -> Suspend:
+def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, ship_raw_request: bool) -> Suspend:
     if len(words) < _SUSPEND_WORDS or end < 0:
         raise DatagramError(
             f"a suspended request has at least {_SUSPEND_WORDS} words and a message, this one {len(words)} words"
@@ -157,17 +151,14 @@ def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, encoded: boo
     message = datagram[end + 1 : message_end]
     try:
         if len(words) > _SUSPEND_WORDS:
-            message_end = _read_avps(words[_SUSPEND_WORDS:], datagram, message_end, state, encoded=encoded)
+            message_end = _read_avps(words[_SUSPEND_WORDS:], datagram, message_end, state)
         if message_end > len(datagram):
             raise DatagramError(f"it is cut off: {len(datagram)} bytes instead of {message_end} or more")
-        request_uri = datagram[message_end:]
-        if encoded:
-            message, request_uri = _decoded(message), _decoded(request_uri)
         state.method, request, from_value, state.to = _read_request(message)
     except DatagramError as error:
         suspension.ClearField("state")
         raise UnreadableRequest(str(error), suspension) from None
-    state.request_uri = request_uri
+    state.request_uri = datagram[message_end:]
     setattr(state, "from", from_value)  # a word of Python, so no attribute in its syntax
     state.call_id, state.cseq, state.via_branch = request
     state.source_ip = source_ip
@@ -177,7 +168,7 @@ def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, encoded: boo
     return Suspend(suspension, request)
 
 
-def _read_avps(words: list[bytes], datagram: bytes, start: int, state: pb.TransactionState, *, encoded: bool) -> int:
+def _read_avps(words: list[bytes], datagram: bytes, start: int, state: pb.TransactionState) -> int:
     """Read AVP values from `start` on into the state; returns where they end. One without a size is not set."""
     for word in words:
         name, _, size_text = word.rpartition(b":")
@@ -187,7 +178,7 @@ def _read_avps(words: list[bytes], datagram: bytes, start: int, state: pb.Transa
             continue
         end = start + _number(size_text, "size of an AVP")
         value = datagram[start:end]
-        state.avps.add(name=name.decode("ascii", "replace"), text=_decoded(value) if encoded else value)
+        state.avps.add(name=name.decode("ascii", "replace"), text=value)
         start = end
     return start
 
@@ -198,26 +189,27 @@ def _read_request(message: bytes) -> tuple[bytes, RequestName, bytes, bytes]:
     if request_line is None:
         raise DatagramError(f"no SIP request: it starts with {message[:40]!r}")
     blank_line = _END_OF_HEADERS.search(message, request_line.end())
-    values: dict[bytes, bytes] = {}
-    for header in _HEADER.finditer(message, 0, blank_line.start() + 1 if blank_line else len(message)):
-        name = _WANTED.get(header[1].lower())
-        if name is None or name in values:
-            continue
-        value = header[2]
-        if b"\n" in value:
-            value = _FOLD.sub(b" ", value)
-        values[name] = value.strip(b" \t\r\n")
-        if len(values) == _WANTED_COUNT:
-            break
-    else:
-        missing = [name.decode() for name in dict.fromkeys(_WANTED.values()) if name not in values]
-        raise DatagramError(f"a SIP request without {', '.join(missing)}")
-    cseq = values[b"CSeq"]
+    headers = _HEADER.findall(message, 0, blank_line.start() + 1 if blank_line else len(message))
+    # Backwards, so that the first of each stays. What is none of the five ends up under None.
+    values = {_NAMES.get(name.lower()): value for name, value in reversed(headers)}
+    try:
+        via, from_value, to_value = values[b"Via"], values[b"From"], values[b"To"]
+        call_id, cseq = values[b"Call-ID"], _unfolded(values[b"CSeq"])
+    except KeyError:
+        missing = [name.decode() for name in dict.fromkeys(_NAMES.values()) if name not in values]
+        raise DatagramError(f"a SIP request without {', '.join(missing)}") from None
     sequence = _CSEQ.match(cseq)
     if sequence is None or (number := int(sequence[1])) >= 2**31:
         raise DatagramError(f"no CSeq (RFC 3261 20.16): {cseq[:40]!r}")
-    request = RequestName(values[b"Call-ID"], number, _branch_of(values[b"Via"]))
-    return request_line[1], request, values[b"From"], values[b"To"]
+    request = RequestName(_unfolded(call_id), number, _branch_of(_unfolded(via)))
+    return request_line[1], request, _unfolded(from_value), _unfolded(to_value)
+
+
+def _unfolded(value: bytes) -> bytes:
+    """A header's value in one line, without the blanks around it."""
+    if b"\n" in value:
+        value = _FOLD.sub(b" ", value)
+    return value.strip(b" \t\r\n")
 
 
 def _branch_of(via: bytes) -> bytes:
@@ -232,10 +224,3 @@ def _number(word: bytes, what: str) -> int:
     if not (word.isdigit() and len(word) <= 19):
         raise DatagramError(f"{word[:40]!r} is no {what}")
     return int(word)
-
-
-def _decoded(part: bytes) -> bytes:
-    try:
-        return binascii.a2b_base64(part, strict_mode=True)
-    except binascii.Error as error:
-        raise DatagramError(f"no base64: {error}") from None

@@ -65,14 +65,14 @@ def continue_request(name: bytes, status: int, *, route: str | None = None, erro
     return _FULL % (name, word, name, headers)
 
 
-def gate_request(number: int, *, is_open: bool) -> bytes:
-    """The heartbeat that opens the gate for some seconds, or shuts it.
+def gate_request(number: int, *, is_open: bool | None) -> bytes:
+    """The heartbeat that opens the gate for some seconds, shuts it, or leaves it as it is.
 
     Args:
         number: Of this heartbeat, so that its answer can be told from an older one's.
-        is_open: Whether the proxy may suspend requests.
+        is_open: Whether the proxy may suspend requests; None: not known yet, as at the start of a shim.
     """
-    word = b"open" if is_open else b"closed"
+    word = b"ask" if is_open is None else b"open" if is_open else b"closed"
     return _GATE % (word, number, number)
 
 

@@ -1,0 +1,314 @@
+"""The bridge between a proxy and a session, with both in the hand of the test."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import pytest
+
+from sipnap.client.keys import SuspensionKey
+from sipnap.client.session import FrontEndSession
+from sipnap.shim.kamailio import bridge as module
+from sipnap.shim.kamailio.bridge import Address, Bridge
+from sipnap.v1 import suspension_pb2 as pb
+
+EPOCH = 1_700_000_000
+APPLIED, GONE, REJECTED = (
+    pb.CONTINUE_OUTCOME_APPLIED,
+    pb.CONTINUE_OUTCOME_GONE,
+    pb.CONTINUE_OUTCOME_REJECTED,
+)
+
+
+class HandSession:
+    """What the bridge sees of a session."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.outstanding = 0
+        self.suspended: list[pb.Suspension] = []
+        self.cancelled: list[SuspensionKey] = []
+        self.answers: list[tuple[SuspensionKey, int]] = []
+        self.epochs: list[int] = []
+        self.gate: Callable[[bool], None] = lambda is_open: None
+        self.orders: asyncio.Queue[list[pb.Continue]] = asyncio.Queue()
+
+    def on_gate(self, callback: Callable[[bool], None]) -> None:
+        self.gate = callback
+
+    def suspend(self, suspension: pb.Suspension) -> None:
+        self.suspended.append(suspension)
+
+    def cancel(self, key: SuspensionKey) -> None:
+        self.cancelled.append(key)
+
+    def answer(self, key: SuspensionKey, outcome: int) -> None:
+        self.answers.append((key, outcome))
+
+    def set_boot_epoch(self, epoch: int) -> None:
+        self.epochs.append(epoch)
+
+    async def batches(self) -> AsyncIterator[list[pb.Continue]]:
+        while True:
+            yield await self.orders.get()
+
+
+class Hand:
+    """The proxy's socket, the session, and the bridge between them."""
+
+    def __init__(self) -> None:
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            listen = Address(*probe.getsockname())
+        self.session = HandSession()
+        self.bridge = Bridge(
+            cast(FrontEndSession, self.session),
+            front_end_id="kamailio",
+            listen=listen,
+            proxy=Address(*self.socket.getsockname()),
+        )
+        self.socket.connect(listen)
+        self.received: list[bytes] = []
+
+    def send(self, datagram: bytes) -> None:
+        self.socket.send(datagram)
+
+    def drain(self) -> list[bytes]:
+        """All that came, heartbeats aside."""
+        while True:
+            try:
+                request = self.socket.recv(65536)
+            except BlockingIOError:
+                return self.received
+            if b"@gate" not in request:
+                self.received.append(request)
+
+    async def nap_requests(self, count: int) -> list[bytes]:
+        await until(lambda: len(self.drain()) >= count)
+        return self.received
+
+    def order(self, nap: int = 1, **fields: object) -> None:
+        """Have the sidecar continue a nap."""
+        order = pb.Continue(key=pb.SuspensionKey(boot_epoch=EPOCH, transaction_index=5, transaction_label=6))
+        order.key.nap_number = nap
+        order.resume_route = "RESUME"
+        order.status = pb.CONTINUE_STATUS_OK
+        for name, value in fields.items():
+            setattr(order, name, value)
+        self.session.orders.put_nowait([order])
+
+
+async def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Hand]:
+    hand = Hand()
+    task = asyncio.create_task(hand.bridge.run())
+    try:
+        hand.send(b"SN1 A %d 200 closed.1" % EPOCH)
+        await until(lambda: hand.session.epochs == [EPOCH])
+        yield hand
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        hand.socket.close()
+
+
+def request(method: bytes = b"INVITE", branch: bytes = b"z9hG4bK1") -> bytes:
+    return (
+        b"%s sip:b@h SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=%s\r\nFrom: <sip:a@h>;tag=1\r\nTo: <sip:b@h>\r\n"
+        b"Call-ID: c\r\nCSeq: 1 %s\r\n\r\n" % (method, branch, method)
+    )
+
+
+def suspend(nap: int = 1, *, epoch: int = EPOCH, message: bytes | None = None) -> bytes:
+    sip = request() if message is None else message
+    return b"SN1 S %d 5 6 %d 1000 RESUME 127.0.0.1 5060 %d\n%ssip:b@h" % (epoch, nap, len(sip), sip)
+
+
+def key(nap: int = 1) -> SuspensionKey:
+    return SuspensionKey("kamailio", EPOCH, 5, 6, nap)
+
+
+@pytest.mark.parametrize(("result", "outcome"), [(200, APPLIED), (481, GONE), (404, REJECTED), (400, GONE)])
+async def test_there_and_back(result: int, outcome: int) -> None:
+    async with running() as hand:
+        hand.send(suspend())
+        await until(lambda: hand.session.suspended)
+        hand.order()
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.1.%d.ok@plain SIP/2.0\r\n" % EPOCH)
+        hand.send(b"SN1 A %d %d 5.6.1.%d.ok" % (EPOCH, result, EPOCH))
+        await until(lambda: hand.session.answers)
+        assert hand.session.answers == [(key(), outcome)]
+        assert hand.bridge.unanswered == 0
+
+
+async def test_the_proxy_is_told_a_route_that_it_does_not_know() -> None:
+    """After a restart of the shim, or from another program."""
+    async with running() as hand:
+        hand.order(resume_route="OTHER", status=pb.CONTINUE_STATUS_TIMED_OUT, error="too slow")
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.1.%d.timed_out@full SIP/2.0\r\n" % EPOCH)
+        assert b"Nap-Route: OTHER\r\nNap-Error: too slow\r\n" in sent
+
+
+async def test_a_nap_request_is_sent_again_and_then_given_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "RESEND_SECONDS", (0.01, 0.02, 0.04))
+    monkeypatch.setattr(module, "_SWEEP_SECONDS", 0.005)
+    async with running() as hand:
+        hand.order()
+        sent = await hand.nap_requests(3)
+        assert sent == [sent[0]] * 3
+        await until(lambda: hand.session.answers)
+        assert hand.session.answers == [(key(), GONE)]
+        assert "proxy did not answer a NAP request" in caplog.text
+        hand.send(b"SN1 A %d 200 5.6.1.%d.ok" % (EPOCH, EPOCH))  # too late, and no news
+        await asyncio.sleep(0.02)
+        assert hand.session.answers == [(key(), GONE)]
+        assert len(hand.drain()) == 3
+
+
+async def test_a_second_nap_says_that_the_first_was_resumed() -> None:
+    async with running() as hand:
+        hand.send(suspend(1))
+        await until(lambda: hand.session.suspended)
+        hand.order(1)
+        await hand.nap_requests(1)
+        hand.send(suspend(2))
+        await until(lambda: len(hand.session.suspended) == 2)
+        assert hand.session.answers == [(key(1), APPLIED)]
+        hand.send(b"SN1 A %d 481 5.6.1.%d.ok" % (EPOCH, EPOCH))  # the proxy's answer to a repetition
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
+        await until(lambda: hand.session.cancelled)
+        assert hand.session.cancelled == [key(2)]
+        assert hand.session.answers == [(key(1), APPLIED)]
+
+
+async def test_a_cancel_ends_the_nap() -> None:
+    async with running() as hand:
+        hand.send(suspend())
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL", b"z9hG4bKother")))
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
+        await until(lambda: hand.session.cancelled)
+        assert hand.session.cancelled == [key()]
+
+
+async def test_a_cancel_that_overtakes_its_suspension() -> None:
+    async with running() as hand:
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
+        hand.send(suspend())
+        hand.send(suspend(message=request(branch=b"z9hG4bK2")))
+        await until(lambda: hand.session.suspended)
+        assert [s.state.via_branch for s in hand.session.suspended] == [b"z9hG4bK2"]
+
+
+async def test_early_cancels_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EARLY_CANCEL_SECONDS", 0.01)
+    monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_SWEEP_SECONDS", 0.005)
+    async with running() as hand:
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
+        await until(lambda: hand.bridge.early_cancels == 1)
+        await until(lambda: hand.bridge.early_cancels == 0)
+        hand.send(suspend())
+        await until(lambda: hand.session.suspended)
+
+
+async def test_early_cancels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_EARLY_CANCELS", 3)
+    async with running() as hand:
+        for number in range(10):
+            hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL", b"z9hG4bK%d" % number)))
+        hand.send(suspend(message=request(branch=b"z9hG4bK9")))
+        hand.send(suspend(message=request(branch=b"z9hG4bK0")))
+        await until(lambda: hand.session.suspended)
+        assert [s.state.via_branch for s in hand.session.suspended] == [b"z9hG4bK0"]
+        assert hand.bridge.early_cancels == 3
+
+
+async def test_a_restarted_proxy(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as hand:
+        hand.send(suspend())
+        await until(lambda: hand.session.suspended)
+        hand.order()
+        await hand.nap_requests(1)
+        hand.send(suspend(epoch=EPOCH + 9))
+        await until(lambda: hand.session.epochs == [EPOCH, EPOCH + 9])
+        await until(lambda: len(hand.session.suspended) == 2)
+        assert "proxy restarted" in caplog.text
+        assert hand.bridge.unanswered == 0
+        hand.order()  # of the life before
+        await until(lambda: hand.session.answers)
+        assert hand.session.answers == [(key(), GONE)]
+        hand.send(suspend())  # a datagram that was under way for long
+        hand.send(b"SN1 A %d 200 closed.2" % (EPOCH + 9))
+        await asyncio.sleep(0.02)
+        assert len(hand.session.suspended) == 2
+
+
+async def test_what_cannot_be_read_is_resumed_as_failed(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running() as hand:
+        for garbage in (b"", b"\xff" * 100, b"SN1 S", b"SN1 S x"):
+            hand.send(garbage)
+        hand.send(suspend(message=b"no SIP at all"))
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.1.%d.failed@full SIP/2.0\r\n" % EPOCH)
+        assert b"Nap-Error: the shim cannot read it: " in sent
+        assert hand.session.suspended == []
+        await until(lambda: "malformed datagrams from the proxy count=" in caplog.text)
+        assert caplog.text.count("malformed datagrams") == 1
+
+
+async def test_the_gate_is_told_at_once() -> None:
+    async with running() as hand:
+
+        def gates() -> list[bytes]:
+            found = []
+            while True:
+                try:
+                    found.append(hand.socket.recv(65536))
+                except BlockingIOError:
+                    return [line.split(b"@")[0] for line in found if b"@gate" in line]
+
+        assert gates()[0].startswith(b"NAP sip:ask."), "how it stands is not known yet: nothing is changed"
+        hand.session.gate(True)
+        assert gates()[-1].startswith(b"NAP sip:open.")
+        hand.session.is_open = False
+        hand.session.gate(False)
+        assert gates()[-1].startswith(b"NAP sip:closed.")
+
+
+async def test_the_gate_is_shut_at_the_end() -> None:
+    hand = Hand()
+    task = asyncio.create_task(hand.bridge.run())
+    hand.send(b"SN1 A %d 200 ask.1" % EPOCH)
+    await until(lambda: hand.session.epochs)
+    hand.session.gate(True)
+    hand.order()
+    await hand.nap_requests(1)
+    task.cancel()
+    await asyncio.sleep(0.02)
+    assert not task.done(), "it waits for the proxy's answer to what is under way"
+    hand.send(b"SN1 A %d 200 5.6.1.%d.ok" % (EPOCH, EPOCH))
+    await asyncio.gather(task, return_exceptions=True)
+    assert hand.session.answers == [(key(), APPLIED)]
+    last = b""
+    while not last.startswith(b"NAP sip:closed."):
+        last = hand.socket.recv(65536)
+    hand.socket.close()
