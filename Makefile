@@ -15,7 +15,7 @@ ARGS ?=
 SEED ?= $(shell echo $$RANDOM)
 SEED := $(SEED)
 
-.PHONY: help demo test check protos bench clean
+.PHONY: help demo test check protos bench crash simulate clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*  ## ' $(MAKEFILE_LIST) | awk -F ':.*  ## ' '{ printf "make %-8s %s\n", $$1, $$2 }'
@@ -37,6 +37,13 @@ protos: $(VENV)/.dev  ## regenerate the stubs in client/sipnap/v1 from protos/
 bench: $(VENV)/.bench  ## side-by-side benchmarks against Kamailio's own async module
 	@scripts/system-packages
 	@$(BIN)/python -m bench $(ARGS)
+
+crash: $(VENV)/.test  ## kill sidecars at random instants under load, 500 times over 100,000 suspensions, and count losses
+	@scripts/system-packages
+	@$(BIN)/python -m tests.crash $(ARGS)
+
+simulate: $(VENV)/.test  ## run 10,000 seeds of the simulator: both sides under a virtual clock, with faults
+	@$(BIN)/python -m tests.simulator --seeds 10000 $(ARGS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info examples/node/node_modules

@@ -6,9 +6,9 @@ import argparse
 import sys
 from types import ModuleType
 
-from bench import capacity, rpc, timers
+from bench import capacity, recovery, rpc, timers
 
-BENCHMARKS: dict[str, ModuleType] = {"capacity": capacity, "timers": timers, "rpc": rpc}
+BENCHMARKS: dict[str, ModuleType] = {"capacity": capacity, "timers": timers, "rpc": rpc, "recovery": recovery}
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Calls per second, CPU per call and lateness of a nap in a real Kamailio: sipnap beside Kamailio's own async module."""
+"""What a nap costs in a real Kamailio under load: sipnap beside Kamailio's own async module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAP_MS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Path_:
+class Way:
     """One way to nap."""
 
     name: str
@@ -45,11 +45,11 @@ class Path_:
 PATHS = {
     path.name: path
     for path in (
-        Path_("async_ms_route", "native.cfg", "PATH_ASYNC_MS"),
-        Path_("sipnap", "native.cfg", "PATH_SIPNAP"),
-        Path_("async_route", "native.cfg", "PATH_ASYNC"),
-        Path_("kemi_async", "kemi.cfg", "PATH_ASYNC_MS", "async_script.py"),
-        Path_("kemi_sipnap", "kemi.cfg", "PATH_SIPNAP", "sipnap_script.py"),
+        Way("async_ms_route", "native.cfg", "PATH_ASYNC_MS"),
+        Way("sipnap", "native.cfg", "PATH_SIPNAP"),
+        Way("async_route", "native.cfg", "PATH_ASYNC"),
+        Way("kemi_async", "kemi.cfg", "PATH_ASYNC_MS", "async_script.py"),
+        Way("kemi_sipnap", "kemi.cfg", "PATH_SIPNAP", "sipnap_script.py"),
     )
 }
 
@@ -102,7 +102,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def measure(path: Path_, rate: int, seconds: int, journal: str) -> dict[str, float]:
+def measure(path: Way, rate: int, seconds: int, journal: str) -> dict[str, float]:
     """One step of one path: everything is started, loaded and ended."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sipnap-bench-")))
@@ -126,7 +126,7 @@ def measure(path: Path_, rate: int, seconds: int, journal: str) -> dict[str, flo
     }  # fmt: skip
 
 
-def _proxy(path: Path_, directory: Path, defines: dict[str, str | int]) -> Proxy:
+def _proxy(path: Way, directory: Path, defines: dict[str, str | int]) -> Proxy:
     return Proxy(
         directory / "proxy",
         script=SCRIPTS / path.script,

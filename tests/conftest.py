@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import Sidecar
+from tests.support.redis_server import RedisServer
 
 
 @pytest.fixture(autouse=True)
@@ -21,3 +22,17 @@ def sidecar() -> Iterator[Sidecar]:
     """A real `sipnap serve` process, ready; its gRPC address is `sidecar.target`."""
     with Sidecar() as process:
         yield process
+
+
+@pytest.fixture(scope="session")
+def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One `redis-server` for all tests that leave its settings alone; ask for `redis` instead."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as process:
+        yield process
+
+
+@pytest.fixture
+def redis(shared_redis: RedisServer) -> RedisServer:
+    """A real, empty Redis; its address is `redis.url`. Its settings are to be left alone, or put back."""
+    shared_redis.command("FLUSHALL")
+    return shared_redis

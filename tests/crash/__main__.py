@@ -9,16 +9,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash import runs
+from tests.crash import runs, shared
+from tests.support.redis_server import RedisServer
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.crash",
-        description="Kill sidecars with kill -9 at random instants under load, and count what was lost.",
+        description="Kill a sidecar with kill -9 at random instants under load, or stop and kill the owner of two that "
+        "share a Redis, and count what was lost.",
         epilog="example: python -m tests.crash --kills 500 --suspensions 100000",
     )
-    parser.add_argument("--kills", type=int, default=500, help="at least so many kills (default 500)")
+    parser.add_argument("--journal", choices=["sqlite", "redis"], default="sqlite", help="which run (default sqlite)")
+    parser.add_argument("--kills", type=int, default=500, help="at least so many kills or stops (default 500)")
     parser.add_argument("--suspensions", type=int, default=100_000, help="over at least so many suspensions (100000)")
     parser.add_argument("--rate", type=int, default=800, help="suspensions per second (default 800)")
     parser.add_argument("--seed", type=int, default=None, help="of the random instants (default: another each time)")
@@ -31,16 +34,14 @@ def main() -> int:
         print(f"{time.monotonic() - started:7.1f} s  {text}", flush=True)
 
     with tempfile.TemporaryDirectory(prefix="sipnap-crash-") as directory:
-        outcome = asyncio.run(
-            runs.kill_sqlite(
-                Path(directory),
-                kills=arguments.kills,
-                suspensions=arguments.suspensions,
-                rate=arguments.rate,
-                seed=seed,
-                progress=progress,
-            )
-        )
+        numbers = {"suspensions": arguments.suspensions, "rate": arguments.rate, "seed": seed}
+        if arguments.journal == "redis":
+            with RedisServer(Path(directory)) as redis:
+                run = shared.stop_owners(redis, faults=arguments.kills, progress=progress, **numbers)
+                outcome = asyncio.run(run)
+        else:
+            run = runs.kill_sqlite(Path(directory), kills=arguments.kills, progress=progress, **numbers)
+            outcome = asyncio.run(run)
     print(outcome)
     outcome.check()
     return 0

@@ -65,6 +65,8 @@ class FrontEnd:
         """Suspensions per second to submit; 0: none."""
         self.nap_seconds = (0.1, 2.0)
         """Shortest and longest nap."""
+        self.patience_seconds = 3.0
+        """How long a silent sidecar is waited for before the next one is tried."""
         self.sessions = 0
         """Sessions that were welcomed."""
 
@@ -87,13 +89,16 @@ class FrontEnd:
         self._frames.clear()  # of the stream before: whether they were accepted, nobody will say
         writer = asyncio.create_task(self._write(call))
         try:
-            while isinstance(response := await asyncio.wait_for(call.read(), 3), wire.SessionResponse):
+            while isinstance(response := await self._read(call), wire.SessionResponse):
                 self._receive(response)
         except TimeoutError:
             call.cancel()  # stopped, not dead: there was a heartbeat in every second
         finally:
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+
+    async def _read(self, call: grpc.aio.StreamStreamCall[wire.SessionRequest, wire.SessionResponse]) -> object:
+        return await asyncio.wait_for(call.read(), self.patience_seconds)
 
     async def _write(self, call: grpc.aio.StreamStreamCall[wire.SessionRequest, wire.SessionResponse]) -> None:
         started, sent = time.monotonic(), 0

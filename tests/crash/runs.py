@@ -63,7 +63,7 @@ async def kill_sqlite(
                 while front_end.sessions == welcomed:
                     await asyncio.sleep(0.005)
             await asyncio.sleep(dice.uniform(0.0, 0.6))
-            sidecar.kill()
+            sidecar.__exit__(None, None, None)
             done += 1
             welcomed = front_end.sessions
             sidecar = await _start(directory, port)
@@ -74,7 +74,7 @@ async def kill_sqlite(
                 )
         return await _finish(front_end, done)
     finally:
-        sidecar.kill()
+        sidecar.__exit__(None, None, None)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

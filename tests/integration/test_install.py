@@ -75,7 +75,7 @@ def test_the_wheel_has_every_module_and_data_file(wheel: Path) -> None:
     wanted = {
         path.relative_to(ROOT / portion).as_posix()
         for portion in ("client", "sidecar", "shim")
-        for pattern in ("*.py", "*.pyi", "py.typed", "*.cfg")
+        for pattern in ("*.py", "*.pyi", "py.typed", "*.cfg", "*.lua")
         for path in (ROOT / portion / "sipnap").rglob(pattern)
     }
     assert {name for name in names if not name.split("/")[0].endswith(".dist-info")} == wanted

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sipnap.client import SuspensionKey, aio, errors
+from sipnap.client import SuspensionKey, aio, errors, sync
 from sipnap.v1 import suspension_pb2 as pb
 from tests.integration.test_session import driving, until
 from tests.support.processes import Process, Sidecar, sipnap
@@ -50,6 +50,10 @@ async def test_what_was_acknowledged_survives_the_kill(start: Callable[..., Side
         sidecar.kill()
     with start(sidecar.port) as again:
         assert "recovered" in again.output()
+        with sync.Client(again.target) as client:
+            front_end = client.status().front_ends[0]
+            assert (front_end.connected, front_end.boot_epoch) == (False, 0), "of no known life until its Hello"
+            assert len(list(client.list("driver"))) == front_end.pending + front_end.continuing
         async with driving(again.target) as second:
             second.due = first.due | {1000: 0.0}
             await until(lambda: came_before | set(second.received) == {*range(300), 1000}, 10)
@@ -115,8 +119,6 @@ def test_two_sidecars_do_not_share_a_journal(start: Callable[..., Sidecar], tmp_
 
 
 def test_normal_sync_says_what_it_keeps(start: Callable[..., Sidecar]) -> None:
-    from sipnap.client import sync
-
     with start(None, "--journal-sync", "normal") as sidecar, sync.Client(sidecar.target) as client:
         journal = client.status().journal
         assert (journal.kind, journal.durability) == ("sqlite", pb.DURABILITY_PROCESS)

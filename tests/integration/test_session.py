@@ -273,8 +273,8 @@ async def read(call: object) -> wire.SessionResponse:
     return response
 
 
-def hello(front_end_id: str = "raw", version: int = 1) -> wire.SessionRequest:
-    return wire.SessionRequest(hello=wire.Hello(protocol_version=version, front_end_id=front_end_id, boot_epoch=9))
+def hello(front_end_id: str = "raw", version: int = 1, epoch: int = 9) -> wire.SessionRequest:
+    return wire.SessionRequest(hello=wire.Hello(protocol_version=version, front_end_id=front_end_id, boot_epoch=epoch))
 
 
 @pytest.mark.parametrize(
@@ -284,6 +284,7 @@ def hello(front_end_id: str = "raw", version: int = 1) -> wire.SessionRequest:
         (hello(version=2), grpc.StatusCode.FAILED_PRECONDITION),
         (hello(front_end_id=""), grpc.StatusCode.INVALID_ARGUMENT),
         (hello(front_end_id="a b"), grpc.StatusCode.INVALID_ARGUMENT),
+        (hello(epoch=0), grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )
 def test_a_bad_hello_is_told_why(sidecar: Sidecar, first: wire.SessionRequest, code: grpc.StatusCode) -> None:

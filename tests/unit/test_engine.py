@@ -152,6 +152,7 @@ def test_a_restart_of_the_front_end_ends_its_earlier_life(bench: Bench) -> None:
     assert committing.phase is Phase.ENDED, "also what was being committed meanwhile"
     assert not front_end.held
     assert bench.engine.counters.outcomes[Outcome.GONE] == 2
+    assert bench.engine.counters.accepted == 2, "whatever has ended was accepted once"
     assert bench.refused(nap(3)) is Reason.STALE_EPOCH
     assert bench.accept(nap(3, epoch=EPOCH + 1)).phase is Phase.PENDING
 
@@ -175,6 +176,8 @@ def test_a_cancel_during_the_commit_is_final(bench: Bench) -> None:
     bench.clock.advance(5.0)
     assert bench.due() == []
     assert bench.engine.take_ended() == [held], "the journal has it by now and must forget it"
+    counters = bench.engine.counters
+    assert (counters.accepted, counters.cancelled) == (1, 1), "whatever has ended was accepted once"
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,27 @@ def test_what_nobody_answered_for_is_lost_at_its_deadline(table: Outstanding, cl
     assert table.sweep() == []
 
 
+@pytest.mark.parametrize("is_delivered", [False, True])
+def test_a_continue_after_the_deadline_is_a_repetition(
+    table: Outstanding, clock: ManualClock, is_delivered: bool
+) -> None:
+    table.add(key(1), nap(1, 1.0, 2.0))
+    if is_delivered:
+        assert table.deliver(key(1))
+    clock.advance(3.5)
+    assert len(table.sweep()) == (not is_delivered)
+    assert not table.deliver(key(1)), "the front end has it in its hands already, as a continue or as lost"
+    table.answer(key(1), pb.CONTINUE_OUTCOME_APPLIED)
+    assert table.remembered_answer(key(1)) == pb.CONTINUE_OUTCOME_APPLIED
+
+
+def test_what_is_lost_at_one_time_is_lost_in_order(table: Outstanding, clock: ManualClock) -> None:
+    for number in (5, 3, 9, 1, 7):
+        table.add(key(number), nap(number, 1.0, 2.0))
+    clock.advance(3.5)
+    assert [lost.transaction_index for lost, _ in table.sweep()] == [5, 3, 9, 1, 7]
+
+
 def test_nothing_stale_is_kept(table: Outstanding, clock: ManualClock) -> None:
     for number in range(1000):
         table.add(key(number), nap(number, 1.0))

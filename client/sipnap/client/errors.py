@@ -87,6 +87,7 @@ ERROR_OF_REASON: dict[str, type[NapError]] = {
     "JOURNAL_UNAVAILABLE": JournalUnavailable,
     "NOT_FOUND": NotFound,
     "PROTOCOL": ProtocolError,
+    "OWNER_SILENT": Unavailable,
 }
 
 

@@ -44,7 +44,7 @@ class Outstanding:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._entries: dict[SuspensionKey, _Entry] = {}
-        # Keys by the second of their deadline, in order: the sweep touches only what is over, and nothing stale is kept.
+        # Keys, in order, by the second of their deadline: a sweep touches only what is over, and nothing stale is kept.
         self._by_deadline: dict[int, dict[SuspensionKey, None]] = {}
         self._swept_second = int(clock())
         self._unknown_delivered: set[SuspensionKey] = set()
@@ -159,9 +159,8 @@ class Outstanding:
         for second in range(self._swept_second, int(now)):
             for key in self._by_deadline.pop(second, ()):
                 entry = self._entries.pop(key)
-                self._unknown_delivered.add(
-                    key
-                )  # until it is answered: a continue that comes after all is a repetition
+                # Until it is answered: a continue that comes after all is a repetition.
+                self._unknown_delivered.add(key)
                 if not entry.delivered:
                     lost.append((key, entry.suspension.resume_route))
         self._swept_second = int(now)

@@ -13,6 +13,7 @@ from sipnap.client.settings import count, seconds
 from sipnap.sidecar.core.suspension import Limits
 from sipnap.sidecar.journal.base import Journal, JournalError
 from sipnap.sidecar.journal.memory import MemoryJournal
+from sipnap.sidecar.journal.redis_address import FORMS, RedisAddress
 from sipnap.sidecar.journal.sqlite import SqliteJournal
 from sipnap.sidecar.listener import Address, ListenError
 
@@ -23,6 +24,7 @@ examples:
   sipnap serve                                          on 127.0.0.1:5600, for front ends of this machine
   sipnap serve --listen unix:/run/sipnap/sidecar.sock   on a Unix socket that only this user can open
   sipnap serve --metrics 127.0.0.1:9600                 with Prometheus metrics
+  sipnap serve --journal redis://127.0.0.1:6379/0       with naps that another sidecar can take over
   sipnap serve --listen 10.0.0.5:5600 --tls-cert server.pem --tls-key server.key --tls-ca clients.pem
 
 signals: the first SIGTERM or SIGINT drains (nothing new is accepted, what is held is continued), the second ends at
@@ -39,9 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help=f"where to serve gRPC (default {DEFAULT_TARGET}; port 0: any free one)",
     )  # fmt: skip
     parser.add_argument(
-        "--journal", metavar="memory|sqlite|sqlite:PATH", type=_journal, default="sqlite",
-        help="where acceptances are kept: sqlite (a file in the state directory), sqlite:PATH, or memory (they end "
-        "with the process); default sqlite",
+        "--journal", metavar="memory|sqlite|sqlite:PATH|redis://…", type=_journal, default="sqlite",
+        help="where acceptances are kept: sqlite (a file in the state directory), sqlite:PATH, memory (they end with "
+        f"the process), or a Redis or Valkey that several sidecars share: {FORMS}; default sqlite",
     )  # fmt: skip
     parser.add_argument(
         "--journal-sync", choices=["full", "normal"], default="full",
@@ -127,14 +129,27 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _journal(text: str) -> str:
-    if text not in ("memory", "sqlite") and (not text.startswith("sqlite:") or text == "sqlite:"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not memory, sqlite or sqlite:PATH")
+    if text.startswith("redis"):
+        try:
+            RedisAddress.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"the address of the Redis: {error}") from None
+    elif text not in ("memory", "sqlite") and (not text.startswith("sqlite:") or text == "sqlite:"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not memory, sqlite, sqlite:PATH or redis://…")
     return text
 
 
 def _open_journal(text: str, *, sync_each_commit: bool) -> Journal:
     if text == "memory":
         return MemoryJournal()
+    if text.startswith("redis"):
+        try:
+            from sipnap.sidecar.journal.redis import RedisJournal
+        except ImportError as error:
+            raise JournalError(
+                f"--journal redis… needs one package more: pip install 'sipnap[redis]' ({error})"
+            ) from error
+        return RedisJournal(RedisAddress.parse(text))
     path = text.removeprefix("sqlite").removeprefix(":")
     return SqliteJournal(
         Path(path) if path else _state_directory() / "journal.sqlite3", sync_each_commit=sync_each_commit

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -14,8 +15,9 @@ from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.groups import Job
 from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome, Sleeper, Status
-from sipnap.sidecar.journal.base import Journal, JournalError
+from sipnap.sidecar.journal.base import Fenced, Journal, JournalError
 from sipnap.sidecar.operations import Answer, Runner
+from sipnap.sidecar.recovery import claim
 
 _MOST_TIMERS_PER_TURN = 2000
 """Timers fired before the loop gets a turn again: a million due at once must not silence the RPCs."""
@@ -24,7 +26,7 @@ _FORGET_SECONDS = 0.05
 """How long the journal keeps what has ended, at most, while nothing is added."""
 
 _JOURNAL_RETRY_SECONDS = 1.0
-"""How often a journal that failed is tried again."""
+"""How often a journal that failed is tried again, and one that is shared is asked whose the front ends are."""
 
 log = logging.getLogger("sipnap.sidecar")
 
@@ -35,8 +37,8 @@ class Connection(Protocol):
     def send_continue(self, held: Held) -> None:
         """Put a continue on its way."""
 
-    def supersede(self) -> None:
-        """Another session of the same front end takes over."""
+    def supersede(self, reason: str) -> None:
+        """Another session of the same front end, here or at another sidecar, takes over; `reason` for people."""
 
     def set_credits(self, max_pending: int) -> None:
         """Announce how much may be pending from now on; 0 closes the door."""
@@ -84,10 +86,15 @@ class Dispatcher:
         self._armed_seconds = float("inf")
         self._unforgotten: list[Held] = []
         self._forget_timer: asyncio.TimerHandle | None = None
+        self._committing = asyncio.Lock()
+        self._check_wanted = False
+        self._claims: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     def start(self) -> None:
         """Take up what was restored into the engine."""
         self._changed()
+        if self.journal.shared:
+            self._check()
 
     # Sessions
 
@@ -96,16 +103,47 @@ class Dispatcher:
         """Sessions open now."""
         return len(self._connections)
 
-    def attach(self, front_end_id: str, boot_epoch: int, connection: Connection) -> FrontEnd:
+    async def attach(self, front_end_id: str, boot_epoch: int, connection: Connection) -> FrontEnd:
         """Open a session: an older one of the same front end ends, unanswered continues go out again.
+
+        With a shared journal this sidecar owns the front end from now on, and has what others held of it.
 
         Raises:
             Refused: There are too many front ends.
+            JournalError: What others held of it cannot be had at present.
         """
+        if not self.journal.shared:
+            return self._open(front_end_id, boot_epoch, connection)
+        async with self._claims.setdefault(front_end_id, asyncio.Lock()):
+            await self._claim(front_end_id)
+            return self._open(front_end_id, boot_epoch, connection)
+
+    async def _claim(self, front_end_id: str) -> None:
+        front_end = self.engine.front_ends.get(front_end_id)
+        if front_end is not None:
+            try:
+                is_ours = await self.journal.holds(front_end)
+            except JournalError as error:
+                # Nobody can say whose it is. We held it last that we know, and it came to us: what is held has to fire.
+                self._report_journal(str(error))
+                return
+            if is_ours and self.engine.front_ends.get(front_end_id) is front_end:
+                return
+            self.engine.counters.fenced += 1
+            self._disown({front_end: "another sidecar, until now"})
+        front_end = self.engine.adopt(front_end_id)
+        try:
+            await claim(self.engine, self.journal, front_end)
+        except BaseException:
+            self.engine.disown(front_end)
+            self._changed()
+            raise
+
+    def _open(self, front_end_id: str, boot_epoch: int, connection: Connection) -> FrontEnd:
         front_end = self.engine.attach(front_end_id, boot_epoch)
         previous = self._connections.pop(front_end, None)
         if previous is not None:
-            previous.supersede()
+            previous.supersede(f"another session of front end {front_end_id!r} took over")
         self._connections[front_end] = connection
         for held in front_end.continuing.values():
             connection.send_continue(held)
@@ -117,6 +155,20 @@ class Dispatcher:
         if self._connections.get(front_end) is connection:
             del self._connections[front_end]
             self.engine.detach(front_end)
+
+    def _disown(self, owners: Mapping[FrontEnd, str]) -> None:
+        """Other sidecars own these front ends: their naps are not ours to fire any more."""
+        for front_end, owner in owners.items():
+            name, held = front_end.front_end_id, len(front_end.held)
+            self.engine.disown(front_end)
+            connection = self._connections.pop(front_end, None)
+            if connection is not None:
+                connection.supersede(f"another sidecar owns front end {name!r} now: {owner}")
+            log.warning(
+                "another sidecar owns a front end now, its naps are left to it front_end=%s owner=%s dropped=%d",
+                name, owner, held,
+            )  # fmt: skip
+        self._changed()
 
     def announce_drain(self, reason: str) -> None:
         """Accept nothing new from now on and say so to every session."""
@@ -169,15 +221,26 @@ class Dispatcher:
                 self._work.set()
 
     async def commit_once(self) -> None:
-        """Commit what has gathered so far: additions are acknowledged after it, never before."""
+        """Commit what has gathered so far: additions are acknowledged after it, never before. One commit at a time."""
+        async with self._committing:
+            await self._commit()
+
+    async def _commit(self) -> None:
         submissions, self._submissions = self._submissions, []
+        is_checking, self._check_wanted = self._check_wanted, False
         self._unforgotten += self.engine.take_ended()
         ended = self._unforgotten
-        if not submissions and not ended and not self.engine.journal_error:
+        if not submissions and not ended and not self.engine.journal_error and not is_checking:
             return
         added = [held for submission in submissions for held in submission.batch]
+        refusal: Fenced | None = None
         try:
             await self.journal.commit(added, ended)
+        except Fenced as fenced:
+            refusal = fenced
+            self.engine.counters.fenced += len(fenced.owners)
+            self.engine.abandon(held for held in added if held.front_end in fenced.owners)
+            self._disown(fenced.owners)
         except JournalError as error:
             self._report_journal(str(error))
             self.engine.abandon(added)
@@ -187,9 +250,21 @@ class Dispatcher:
         self._unforgotten = []
         self._report_journal("")
         for submission in submissions:
-            self.engine.activate(submission.batch)
-            submission.done(None)
+            if refusal is not None and any(held.front_end in refusal.owners for held in submission.batch):
+                submission.done(refusal)  # a submission is of one front end
+            else:
+                self.engine.activate(submission.batch)
+                submission.done(None)
         self._changed()
+
+    def check_owners(self) -> None:
+        """Have a shared journal asked, also when there is nothing to write: is it there, are the front ends ours?"""
+        self._check_wanted = True
+        self._work.set()
+
+    def _check(self) -> None:
+        self.check_owners()
+        self._loop.call_later(_JOURNAL_RETRY_SECONDS, self._check)
 
     def _report_journal(self, error: str) -> None:
         engine = self.engine

@@ -54,6 +54,9 @@ class SidecarCollector(Collector):
             "Suspensions that have ended, by outcome: applied, gone, rejected, lost, cancelled.", "outcome",
             ended | {"lost": counters.lost, "cancelled": counters.cancelled},
         )  # fmt: skip
+        yield CounterMetricFamily(
+            "sipnap_fenced", "Journal writes refused: another sidecar owned the front end.", counters.fenced
+        )
         yield CounterMetricFamily("sipnap_slept", "Sleep calls that ran their time.", counters.slept)
         yield _histogram("sipnap_lateness_seconds", "How long after its time a timer was fired.", dispatcher.lateness)
         groups = engine.groups.values()

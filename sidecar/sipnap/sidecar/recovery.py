@@ -1,16 +1,20 @@
-"""What a journal kept, back into the engine: before the sidecar serves anybody."""
+"""What a journal kept, back into the engine: all of it at the start, or a front end's when its session comes here."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import time
+from collections.abc import AsyncIterator, Sequence
 
 from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.suspension import NapKey
-from sipnap.sidecar.journal.base import Entry, Journal, wall_offset_ns
+from sipnap.sidecar.journal.base import Entry, Journal
 
 _PROGRESS_SECONDS = 2.0
+_MANY = 1000
 
 log = logging.getLogger("sipnap.sidecar")
 
@@ -24,32 +28,59 @@ async def recover(engine: Engine, journal: Journal) -> int:
     Raises:
         JournalError: The journal cannot be read.
     """
-    started = reported = time.monotonic()
-    restored = 0
-    offset_ns = wall_offset_ns()
-    gc.disable()  # nothing of this becomes garbage; looking for it would take longer than the rest
-    try:
-        async for batch in journal.recover():
-            for entry in batch:
-                _restore(engine, entry, offset_ns)
-            restored += len(batch)
-            if time.monotonic() - reported > _PROGRESS_SECONDS:
-                reported = time.monotonic()
-                log.info("recovering journal=%s restored=%d seconds=%.1f", journal.kind, restored, reported - started)
-    finally:
-        gc.enable()
-    if restored:
-        log.info("recovered journal=%s restored=%d seconds=%.1f", journal.kind, restored, time.monotonic() - started)
+    return await _restore_all(engine, journal, journal.recover(), "all")
+
+
+async def claim(engine: Engine, journal: Journal, front_end: FrontEnd) -> int:
+    """Take a front end over from whoever held it, and restore what is its.
+
+    Returns:
+        How many suspensions were restored.
+
+    Raises:
+        JournalError: It cannot be had; some of it may be in the engine.
+    """
+    restored = await _restore_all(engine, journal, journal.claim(front_end), front_end.front_end_id)
+    if restored > _MANY:
+        gc.freeze()  # a full collection over them would stop the loop
     return restored
 
 
-def _restore(engine: Engine, entry: Entry, offset_ns: int) -> None:
+async def _restore_all(engine: Engine, journal: Journal, batches: AsyncIterator[Sequence[Entry]], whose: str) -> int:
+    started = reported = time.monotonic()
+    restored = 0
+    gc.disable()  # nothing of this becomes garbage; looking for it would take longer than the rest
+    try:
+        async for batch in batches:
+            offset_ns = journal.offset_ns()
+            for entry in batch:
+                _restore(engine, entry, offset_ns, keep_sequence=not journal.shared)
+            restored += len(batch)
+            if time.monotonic() - reported > _PROGRESS_SECONDS:
+                reported = time.monotonic()
+                log.info(
+                    "recovering journal=%s front_end=%s restored=%d seconds=%.1f",
+                    journal.kind, whose, restored, reported - started,
+                )  # fmt: skip
+            await asyncio.sleep(0)
+    finally:
+        gc.enable()
+    if restored:
+        log.info(
+            "recovered journal=%s front_end=%s restored=%d seconds=%.1f",
+            journal.kind, whose, restored, time.monotonic() - started,
+        )  # fmt: skip
+    return restored
+
+
+def _restore(engine: Engine, entry: Entry, offset_ns: int, *, keep_sequence: bool) -> None:
     engine.restore(
         entry.front_end_id,
         NapKey(entry.boot_epoch, entry.transaction_index, entry.transaction_label, entry.nap_number),
         entry.route,
         entry.payload,
-        sequence=entry.sequence,
+        # Several sidecars count each for itself: a number from another one may be taken here.
+        sequence=entry.sequence if keep_sequence else None,
         accepted_seconds=(entry.accepted_ns - offset_ns) * 1e-9,
         due_seconds=(entry.due_ns - offset_ns) * 1e-9,
         deadline_seconds=(entry.deadline_ns - offset_ns) * 1e-9,

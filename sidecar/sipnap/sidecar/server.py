@@ -8,7 +8,8 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -33,6 +34,7 @@ from sipnap.sidecar.operations import Operation, Runner
 from sipnap.sidecar.recovery import recover
 from sipnap.sidecar.services.admin import AdminServicer
 from sipnap.sidecar.services.front_end import FrontEndServicer
+from sipnap.sidecar.services.handed_over import SharedNapServicer
 from sipnap.sidecar.services.nap import NapServicer
 from sipnap.v1 import admin_service_pb2, front_end_service_pb2, nap_service_pb2
 from sipnap.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
@@ -99,6 +101,7 @@ class Sidecar:
         self._stop = asyncio.Event()
         self.version = metadata.version("sipnap")
         self.instance_id = secrets.token_hex(8)
+        self._letters: Callable[[], Coroutine[None, None, None]] | None = None
 
     def stop(self) -> None:
         """Drain at the first call, end at once at the second."""
@@ -130,6 +133,7 @@ class Sidecar:
                 server
             )  # before the journal is opened: two sidecars on one address is the commoner slip
             stack.callback(listener.remove, address)
+            settings.journal.introduce(self.instance_id, f"{socket.gethostname()} {address}")
             await recover(engine, settings.journal)
             dispatcher.start()
             await server.start()
@@ -138,6 +142,8 @@ class Sidecar:
                 stack.callback(self._serve_metrics(dispatcher, settings.metrics))
             committer = asyncio.create_task(dispatcher.commit_forever(), name="sipnap committer")
             stack.callback(committer.cancel)
+            if self._letters is not None:
+                stack.callback(asyncio.create_task(self._letters(), name="sipnap letters").cancel)
             gc.freeze()
             gc.set_threshold(_COLLECTOR_THRESHOLD, 50, 100)
             await checks.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -150,7 +156,13 @@ class Sidecar:
 
     def _add_services(self, server: grpc.aio.Server, dispatcher: Dispatcher) -> health.aio.HealthServicer:
         checks = health.aio.HealthServicer()
-        add_NapServiceServicer_to_server(NapServicer(dispatcher), server)
+        mailbox = dispatcher.journal.mailbox
+        if mailbox is None:
+            add_NapServiceServicer_to_server(NapServicer(dispatcher), server)
+        else:
+            servicer = SharedNapServicer(dispatcher, mailbox, self.instance_id)
+            add_NapServiceServicer_to_server(servicer, server)
+            self._letters = servicer.hand_over.serve_forever
         add_FrontEndServiceServicer_to_server(FrontEndServicer(dispatcher, self.instance_id), server)
         add_AdminServiceServicer_to_server(AdminServicer(dispatcher, self.instance_id, self.version), server)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)

@@ -28,7 +28,7 @@ from sipnap.sidecar.core.suspension import (
 )
 from sipnap.sidecar.core.timers import TimerHeap
 
-_NO_EPOCH = -1
+_NO_EPOCH = 0  # no front end has it: in the contract it stands for the present one
 _ROUTE = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
 
 
@@ -48,6 +48,8 @@ class Counters:
     """Suspensions given up at their deadline: nobody answered for the continue."""
     slept: int = 0
     """Sleeps that ran their time."""
+    fenced: int = 0
+    """Writes that the journal refused because another sidecar owned the front end by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,7 @@ class Engine:
         """
         front_end = self.front_ends.get(front_end_id)
         if front_end is None:
-            if len(self.front_ends) >= self.limits.max_front_ends:
-                self._forget_idle_front_ends()
-            if len(self.front_ends) >= self.limits.max_front_ends:
-                raise Refused(Reason.FULL, f"the sidecar serves {self.limits.max_front_ends} front ends already")
-            front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, boot_epoch)
+            front_end = self._make_front_end(front_end_id, boot_epoch)
         elif front_end.boot_epoch != boot_epoch:
             for held in list(front_end.held.values()):
                 if held.key.boot_epoch != boot_epoch and held.phase is not Phase.COMMITTING:
@@ -124,6 +122,28 @@ class Engine:
         """Its session has ended; its suspensions stay."""
         front_end.connected = False
         front_end.gone_since_seconds = self._clock()
+
+    def adopt(self, front_end_id: str) -> FrontEnd:
+        """Make room for a front end that another sidecar held, to be restored and attached.
+
+        Raises:
+            Refused: There are too many front ends.
+        """
+        front_end = self._make_front_end(front_end_id, _NO_EPOCH)
+        front_end.gone_since_seconds = float("-inf")
+        return front_end
+
+    def disown(self, front_end: FrontEnd) -> None:
+        """Another sidecar holds it now: forget everything of it. Nothing fires, nothing counts as ended."""
+        for held in front_end.held.values():
+            held.phase = Phase.ENDED
+            self.timers.disarm(held)
+            self._abandon_job(held)
+        front_end.held.clear()
+        front_end.continuing.clear()
+        front_end.connected = False
+        if self.front_ends.get(front_end.front_end_id) is front_end:
+            del self.front_ends[front_end.front_end_id]
 
     def front_end_for(self, front_end_id: str) -> FrontEnd:
         """The front end that a unary call names.
@@ -140,6 +160,14 @@ class Engine:
             Reason.FRONT_END_UNKNOWN, f"front end {front_end_id[:160]!r} has no session with this sidecar"
         )
 
+    def _make_front_end(self, front_end_id: str, boot_epoch: int) -> FrontEnd:
+        if len(self.front_ends) >= self.limits.max_front_ends:
+            self._forget_idle_front_ends()
+        if len(self.front_ends) >= self.limits.max_front_ends:
+            raise Refused(Reason.FULL, f"the sidecar serves {self.limits.max_front_ends} front ends already")
+        front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, boot_epoch)
+        return front_end
+
     def _forget_idle_front_ends(self) -> None:
         for name, front_end in list(self.front_ends.items()):
             if not front_end.connected and not front_end.held:
@@ -152,7 +180,7 @@ class Engine:
         route: str,
         payload: bytes,
         *,
-        sequence: int,
+        sequence: int | None,
         accepted_seconds: float,
         due_seconds: float,
         deadline_seconds: float,
@@ -160,7 +188,8 @@ class Engine:
     ) -> None:
         """Take back what a journal kept. Nothing is refused: it was accepted. Times are on the engine's clock.
 
-        What fell due meanwhile is due now, and its front end gets a full linger time from now to come back for it.
+        Without a sequence it comes after everything that is here. What fell due meanwhile is due now, and its front end
+        gets a full linger time from now to come back for it.
         """
         front_end = self.front_ends.get(front_end_id)
         if front_end is None:
@@ -168,6 +197,10 @@ class Engine:
             front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, _NO_EPOCH)
             front_end.gone_since_seconds = float("-inf")
         request = Request(key, route, due_seconds - accepted_seconds, None, payload, operation)
+        if sequence is None:
+            sequence = next(self._sequence)
+        else:
+            self._sequence = itertools.count(max(sequence + 1, next(self._sequence)))
         held = Held(front_end, request, sequence, accepted_seconds)
         held.due_seconds = due_seconds
         held.deadline_seconds = max(deadline_seconds, self._clock() + self.limits.linger_seconds)
@@ -178,7 +211,6 @@ class Engine:
             group.offer(held.job)
         front_end.held[key] = held
         self.timers.arm(held, due_seconds)
-        self._sequence = itertools.count(max(sequence + 1, next(self._sequence)))
 
     # Suspensions
 
@@ -252,12 +284,12 @@ class Engine:
         for held in batch:
             if held.phase is not Phase.COMMITTING:  # cancelled during the commit
                 continue
+            self.counters.accepted += 1
             if held.key[0] != held.front_end.boot_epoch:  # the front end was restarted during the commit
                 self.counters.outcomes[Outcome.GONE] += 1
                 self._end(held)
                 continue
             held.phase = Phase.PENDING
-            self.counters.accepted += 1
             self.timers.arm(held, held.due_seconds)
             if held.job is not None:
                 held.job.group.offer(held.job)
@@ -278,6 +310,8 @@ class Engine:
             return CancelOutcome.GONE
         if held.phase is Phase.CONTINUING:
             return CancelOutcome.CONTINUING
+        if held.phase is Phase.COMMITTING:
+            self.counters.accepted += 1  # so that the counters add up: `activate` passes over it
         self.counters.cancelled += 1
         self._end(held)
         return CancelOutcome.CANCELLED

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from sipnap.sidecar.core.suspension import Held
-from sipnap.sidecar.journal.base import Durability, Entry
+from sipnap.sidecar.journal.base import Durability, Entry, Journal
 
 
-class MemoryJournal:
+class MemoryJournal(Journal):
     """See `sipnap.sidecar.journal.base.Journal`."""
 
     kind = "memory"

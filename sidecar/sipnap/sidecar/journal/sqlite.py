@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sipnap.sidecar.core.suspension import Held
-from sipnap.sidecar.journal.base import Durability, Entry, JournalError, entry_of, wall_offset_ns
+from sipnap.sidecar.journal.base import Durability, Entry, Journal, JournalError, entry_of, wall_offset_ns
 
 SCHEMA_VERSION = 1
 """What this module writes (``PRAGMA user_version``); an older file is brought up to it, a newer one is refused."""
@@ -56,7 +56,7 @@ _SELECT = "SELECT * FROM suspension WHERE sequence > ? ORDER BY sequence LIMIT ?
 _Result = TypeVar("_Result")
 
 
-class SqliteJournal:
+class SqliteJournal(Journal):
     """See `sipnap.sidecar.journal.base.Journal`."""
 
     kind = "sqlite"

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import grpc
 
@@ -50,11 +51,13 @@ class FrontEndServicer(FrontEndServiceServicer):
         """Serve one stream until either side ends it."""
         hello = await self._read_hello(requests, context)
         session = _Session(self._dispatcher, context)
-        session.welcome(self._instance_id)
         try:
-            front_end = self._dispatcher.attach(hello.front_end_id, hello.boot_epoch, session)
+            front_end = await self._dispatcher.attach(hello.front_end_id, hello.boot_epoch, session)
         except Refused as refused:
             await refuse(context, refused)
+        except JournalError as error:
+            await refuse(context, Refused(Reason.JOURNAL_UNAVAILABLE, str(error)))
+        session.welcome(self._instance_id)
         log.info(
             "front end connected front_end=%s boot_epoch=%d held=%d peer=%s",
             hello.front_end_id, hello.boot_epoch, len(front_end.held), context.peer(),
@@ -62,7 +65,8 @@ class FrontEndServicer(FrontEndServiceServicer):
         reader = asyncio.create_task(session.read(requests, front_end), name=f"{hello.front_end_id} reader")
         writer = asyncio.create_task(session.write(), name=f"{hello.front_end_id} writer")
         try:
-            await asyncio.wait({reader, writer, session.superseded}, return_when=asyncio.FIRST_COMPLETED)
+            ends: set[asyncio.Future[Any]] = {reader, writer, session.superseded}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._dispatcher.detach(front_end, session)
             for task in (reader, writer):
@@ -70,10 +74,7 @@ class FrontEndServicer(FrontEndServiceServicer):
             await asyncio.gather(reader, writer, return_exceptions=True)
             log.info("front end disconnected front_end=%s held=%d", hello.front_end_id, len(front_end.held))
         if session.superseded.done():
-            await abort(
-                context, grpc.StatusCode.ABORTED, "SUPERSEDED",
-                f"another session of front end {hello.front_end_id!r} took over",
-            )  # fmt: skip
+            await abort(context, grpc.StatusCode.ABORTED, "SUPERSEDED", session.superseded.result())
 
     async def _read_hello(self, requests: AsyncIterator[wire.SessionRequest], context: Context) -> wire.Hello:
         first = await anext(requests, None)
@@ -85,6 +86,8 @@ class FrontEndServicer(FrontEndServiceServicer):
                 context, grpc.StatusCode.FAILED_PRECONDITION, "PROTOCOL",
                 f"protocol version {hello.protocol_version} is not spoken here, only {PROTOCOL_VERSION}",
             )  # fmt: skip
+        if not hello.boot_epoch:
+            await refuse(context, Refused(Reason.INVALID, "hello: boot_epoch is missing; 0 is not one"))
         if not is_front_end_id(hello.front_end_id):
             await refuse(
                 context,
@@ -105,7 +108,7 @@ class _Session:
         self._gatherer = Gatherer()
         self._response = wire.SessionResponse()
         self._continues: list[Held] = []
-        self.superseded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.superseded: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     # What the dispatcher and the servicer ask for
 
@@ -129,10 +132,10 @@ class _Session:
         self._continues.append(held)
         self._gatherer.wake()
 
-    def supersede(self) -> None:
+    def supersede(self, reason: str) -> None:
         """See `sipnap.sidecar.dispatcher.Connection`."""
         if not self.superseded.done():
-            self.superseded.set_result(None)
+            self.superseded.set_result(reason)
 
     def set_credits(self, max_pending: int) -> None:
         """See `sipnap.sidecar.dispatcher.Connection`."""
@@ -192,6 +195,7 @@ class _Session:
         engine = self._dispatcher.engine
         answer = wire.FrameResult(frame_number=request.frame_number)
         batch: list[Held] = []
+        repeated: list[Held] = []
         for suspension in request.suspends:
             try:
                 held, is_new = engine.reserve(front_end, request_from(suspension, front_end.boot_epoch))
@@ -200,14 +204,22 @@ class _Session:
                 continue
             if is_new:
                 batch.append(held)
+            elif held.phase is Phase.COMMITTING:
+                repeated.append(held)  # of an earlier session; the commit that it is in ends before this frame's
 
         def done(error: JournalError | None) -> None:
+            not_kept = [held for held in repeated if held.phase is Phase.ENDED]
             if error is not None:
-                for held in batch:
-                    refusal = answer.refusals.add(reason=REASON_TO_WIRE[Reason.JOURNAL_UNAVAILABLE], message=str(error))
-                    key = refusal.key
-                    key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = held.key
+                not_kept += batch
+            for held in not_kept:
+                message = str(error or "the journal did not take it")
+                refusal = answer.refusals.add(reason=REASON_TO_WIRE[Reason.JOURNAL_UNAVAILABLE], message=message)
+                key = refusal.key
+                key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = held.key
             self._response.frame_results.append(answer)
-            self._gatherer.wake()
+            if answer.refusals:
+                self._gatherer.wake()
+            else:
+                self._gatherer.wake_later()
 
         self._dispatcher.submit(batch, done)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from sipnap.client.outstanding import seconds_of, set_duration
-from sipnap.sidecar.core.suspension import NapKey, Reason, Refused
+from sipnap.sidecar.core.suspension import NapKey, Phase, Reason, Refused
 from sipnap.sidecar.dispatcher import Dispatcher
 from sipnap.sidecar.journal.base import JournalError
 from sipnap.sidecar.services.translate import (
@@ -65,8 +65,11 @@ class NapServicer(NapServiceServicer):
             held, is_new = self._engine.reserve(front_end, request_from(suspension, front_end.boot_epoch))
         except Refused as refused:
             await refuse(context, refused)
-        if is_new:
-            error = await self._committed(held)
+        is_committing = held.phase is Phase.COMMITTING
+        if is_committing:  # also a repetition is accepted after the commit, never before
+            error = await self._committed([held] if is_new else [])
+            if not is_new:
+                error = JournalError("the journal did not take it") if held.phase is Phase.ENDED else None
             if error is not None:
                 await refuse(context, Refused(Reason.JOURNAL_UNAVAILABLE, str(error)))
         return nap.SuspendRouteResponse(
@@ -76,9 +79,9 @@ class NapServicer(NapServiceServicer):
             already_held=not is_new,
         )
 
-    async def _committed(self, held: Held) -> JournalError | None:
+    async def _committed(self, batch: list[Held]) -> JournalError | None:
         future: asyncio.Future[JournalError | None] = asyncio.get_running_loop().create_future()
-        self._dispatcher.submit([held], future.set_result)
+        self._dispatcher.submit(batch, future.set_result)
         return await asyncio.shield(future)  # a caller that goes away does not undo the commit
 
     async def Cancel(self, request: nap.CancelRequest, context: Context) -> nap.CancelResponse:

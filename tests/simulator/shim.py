@@ -1,0 +1,236 @@
+"""The shim of the simulation: the product's bridge and session, in a process that can die, on simulated sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import Context, copy_context
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from sipnap.client.keys import SuspensionKey
+from sipnap.client.outstanding import set_duration
+from sipnap.client.session import FrontEndSession
+from sipnap.shim.kamailio.bridge import Address, Bridge
+from sipnap.v1 import suspension_pb2 as pb
+from tests.simulator.loop import PROCESS, Process, VirtualLoop
+from tests.simulator.network import Key, Network, as_call
+from tests.simulator.proxy import EARLY_TOLERANCE_SECONDS, Proxy, State
+
+if TYPE_CHECKING:
+    from sipnap.client.session import _Call
+
+FRONT_END_ID = "proxy"
+"""What it is called at the sidecar."""
+
+_END_SECONDS = 25.0  # it may be stopped meanwhile
+_NOWHERE = Address("127.0.0.1", 9)
+
+
+class SimulatedSocket:
+    """A connected datagram socket, as much of it as the bridge uses."""
+
+    def __init__(self, shim: SimulatedShim, process: Process) -> None:
+        self._shim = shim
+        self._process = process
+        self._arrived: deque[bytes] = deque()
+        self._reader: Callable[[], object] | None = None
+        self._context: Context | None = None
+
+    def send(self, data: bytes) -> int:
+        if self._process.is_alive:
+            self._shim.send(data)
+        return len(data)
+
+    def recv(self, most: int) -> bytes:
+        if not self._arrived:
+            raise BlockingIOError
+        return self._arrived.popleft()[:most]
+
+    def close(self) -> None:
+        self._reader = None
+
+    def arrive(self, data: bytes) -> None:
+        """A datagram is there."""
+        if self._process.is_alive:
+            self._arrived.append(data)
+            if self._reader is not None:
+                self._shim.loop.call_soon(self._reader, context=self._context)
+
+    def watch(self, reader: Callable[[], object] | None) -> None:
+        """What `add_reader` and `remove_reader` do."""
+        self._reader, self._context = reader, copy_context()
+
+
+class SimulatedSession(FrontEndSession):
+    """The session, on the simulated network; it checks what the bridge is told."""
+
+    def __init__(self, shim: SimulatedShim, process: Process, targets: list[str]) -> None:
+        super().__init__(targets, front_end_id=FRONT_END_ID)
+        self._shim = shim
+        self._process = process
+        self._cancelled_seconds: dict[Key, float] = {}
+
+    def _open_call(self, target: str) -> tuple[_Call, Callable[[], Awaitable[None]]]:
+        call = self._shim.network.connect(target, self._process)
+
+        async def close() -> None:
+            call.cancel()
+
+        return as_call(call), close
+
+    @property
+    def target(self) -> str:
+        """Where it is connected to; empty: nowhere."""
+        call: Any = self._call
+        return call.target if self._connected.is_set() and call is not None else ""
+
+    def suspend(self, suspension: pb.Suspension) -> None:
+        key = suspension.key
+        nap = self._shim.proxy.naps[key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number]
+        if nap.deadline_seconds is not None:
+            set_duration(suspension.deadline, nap.deadline_seconds)
+        if self._process.is_alive:
+            nap.taken_by, nap.taken_seconds = self._process.name, self._loop.time()
+        super().suspend(suspension)
+
+    def cancel(self, key: SuspensionKey) -> None:
+        self._cancelled_seconds[key[1:]] = self._loop.time()
+        super().cancel(key)
+
+    def answer(self, key: SuspensionKey, outcome: pb.ContinueOutcome) -> None:
+        nap = self._shim.proxy.naps[key[1:]]
+        if outcome == pb.CONTINUE_OUTCOME_GONE and nap.state is State.WAITING and self._process.is_alive:
+            nap.is_given_up = True
+        super().answer(key, outcome)
+
+    async def batches(self) -> AsyncIterator[list[pb.Continue]]:
+        async for batch in super().batches():
+            if self._process.is_alive:
+                for received in batch:
+                    self._check(received)
+            yield batch
+
+    def _check(self, received: pb.Continue) -> None:
+        key = (
+            received.key.boot_epoch, received.key.transaction_index, received.key.transaction_label,
+            received.key.nap_number,
+        )  # fmt: skip
+        nap, now, violate = self._shim.proxy.naps[key], self._loop.time(), self._shim.violate
+        self._shim.network.trace("%s hands on %s", self._process.name, received)
+        if (self._process.name, key) in self._shim.delivered:
+            violate(f"{nap} was handed to the shim twice")
+        self._shim.delivered.add((self._process.name, key))
+        if self._cancelled_seconds.get(key, now) < now:
+            violate(f"{nap} was handed to the shim after its cancel")
+        if received.status == pb.CONTINUE_STATUS_OK and now < nap.due_seconds - EARLY_TOLERANCE_SECONDS:
+            violate(f"{nap} was handed to the shim {nap.due_seconds - now:.6f} s early")
+
+    def left_over(self) -> str:
+        """What it still keeps of suspensions, for the check that it is nothing; empty: nothing."""
+        table = self._table
+        left = {
+            "outstanding": len(table),
+            "deadlines": len(table._by_deadline),
+            "delivered": len(table._unknown_delivered),
+            "to submit": len(self._suspends),
+        }
+        return ", ".join(f"{count} {what}" for what, count in left.items() if count)
+
+
+class SimulatedShim:
+    """The shim over all its lives."""
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        random: Random,
+        network: Network,
+        proxy: Proxy,
+        targets: list[str],
+        violate: Callable[[str], None],
+    ) -> None:
+        self.loop = loop
+        self._random = random
+        self.network = network
+        self.proxy = proxy
+        self.violate = violate
+        self.process: Process | None = None
+        """Of its present life; None while it is away."""
+        self.session: SimulatedSession | None = None
+        self.delivered: set[tuple[str, Key]] = set()
+        """Which life of it has been handed which continue."""
+        self._bridge: Bridge | None = None
+        self._main: asyncio.Task[object] | None = None
+        self._socket: SimulatedSocket | None = None
+        self._targets = targets
+        self._lives = 0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has been started and not been killed since."""
+        return self.process is not None
+
+    def start(self) -> None:
+        """Begin a life, if it has none."""
+        if self.process is None:
+            self._lives += 1
+            self.process = Process(self.loop, f"shim{self._lives}")
+            self.network.trace("%s starts", self.process.name)
+            self._main = self.process.start(self._serve(self.process), "shim")
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        process, self.process = self.process, None
+        if process is not None:
+            self.network.trace("%s is killed", process.name)
+            self.session = self._bridge = self._socket = None
+            process.kill()
+            self.network.vanish(process, None)
+
+    async def end(self) -> None:
+        """SIGTERM: it says goodbye in its own way."""
+        process, main = self.process, self._main
+        if process is not None and main is not None and not process.is_stopped:
+            self.network.trace("%s is told to end", process.name)
+            main.cancel()
+            await asyncio.wait([main], timeout=_END_SECONDS)
+            if not main.done():
+                self.violate(f"{process.name} does not end")
+            if process is self.process:
+                self.kill()
+
+    def receive(self, datagram: bytes) -> None:
+        """A datagram from the proxy; with nobody there it is lost."""
+        if self._socket is not None:
+            self._socket.arrive(datagram)
+        else:
+            self.network.trace("datagram for nobody: %s", datagram)
+
+    def send(self, datagram: bytes) -> None:
+        """A datagram to the proxy."""
+        self.network.send_datagram(datagram, self.proxy.receive, may_double=True)
+
+    def open_socket(self, _listen: Address, _proxy: Address) -> SimulatedSocket:
+        """What the bridge's socket is made with."""
+        process = PROCESS.get()
+        assert process is not None
+        self._socket = SimulatedSocket(self, process)
+        return self._socket
+
+    async def _serve(self, process: Process) -> None:
+        targets = self._random.sample(self._targets, len(self._targets))
+        self.session = session = SimulatedSession(self, process, targets)
+        self._bridge = bridge = Bridge(session, front_end_id=FRONT_END_ID, listen=_NOWHERE, proxy=_NOWHERE)
+        async with session:
+            await bridge.run()
+
+    def left_over(self) -> str:
+        """What it still keeps of naps; empty: nothing."""
+        session, bridge = self.session, self._bridge
+        if session is None or bridge is None:
+            return "it did not come back"
+        left = {"naps": len(bridge._naps), "to cancel": len(bridge._cancellable), "sent": len(bridge._sent)}
+        texts = [f"{count} {what}" for what, count in left.items() if count]
+        return ", ".join(filter(None, [session.left_over(), *texts]))
