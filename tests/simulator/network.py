@@ -29,6 +29,7 @@ Key = tuple[int, int, int, int]
 """What names a nap inside the one front end: boot epoch, index, label, nap number."""
 
 WORLD = Context()
+"""The context of what belongs to no process."""
 
 
 def key_of(message: Any) -> Key:

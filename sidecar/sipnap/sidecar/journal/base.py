@@ -144,16 +144,21 @@ class Journal(Protocol):
         """
 
     def offset_ns(self) -> int:
-        """What to take from the times of entries to get the monotonic clock, at this moment."""
-        return wall_offset_ns()
+        """What to take from the times of entries to get the monotonic clock, at this moment; rather too little."""
+        return time.time_ns() - time.monotonic_ns()
 
     async def close(self) -> None:
         """Give up files and connections; nothing is committed after it."""
 
 
 def wall_offset_ns() -> int:
-    """What to add to the monotonic clock to get nanoseconds since 1970, at this moment."""
-    return time.time_ns() - time.monotonic_ns()
+    """What to add to the monotonic clock to get nanoseconds since 1970, at this moment; rather too much.
+
+    Between two readings of clocks a process may be put aside. A due time is written with too much and read with too
+    little (`Journal.offset_ns`): it may become later by that, never earlier.
+    """
+    monotonic_ns = time.monotonic_ns()
+    return time.time_ns() - monotonic_ns
 
 
 def entry_of(held: Held, offset_ns: int) -> Entry:
