@@ -89,7 +89,7 @@ async def test_a_full_disk_closes_the_door_and_loses_nothing(start: Callable[...
             for number in range(20):
                 driver.nap(number, 2.0)
             async with asyncio.timeout(5):
-                while (await client.status()).pending < 20:
+                while (await client.status()).counters.accepted < 20:
                     await asyncio.sleep(0.005)
             before = resource.prlimit(sidecar.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
             refused = SuspensionKey("driver", 1, 999, 1, 1)

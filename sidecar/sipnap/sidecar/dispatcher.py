@@ -6,7 +6,7 @@ import asyncio
 import logging
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,7 +15,7 @@ from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.groups import Job
 from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome, Sleeper, Status
-from sipnap.sidecar.journal.base import Fenced, Journal, JournalError
+from sipnap.sidecar.journal.base import Durability, Fenced, Journal, JournalError
 from sipnap.sidecar.operations import Answer, Runner
 from sipnap.sidecar.recovery import claim
 
@@ -24,6 +24,9 @@ _MOST_TIMERS_PER_TURN = 2000
 
 _FORGET_SECONDS = 0.05
 """How long the journal keeps what has ended, at most, while nothing is added."""
+
+_COMMIT_SECONDS = 0.01
+"""Shortest time between two commits. A nap's time runs meanwhile; only its acknowledgement waits."""
 
 _JOURNAL_RETRY_SECONDS = 1.0
 """How often a journal that failed is tried again, and one that is shared is asked whose the front ends are."""
@@ -189,13 +192,13 @@ class Dispatcher:
         self._changed()
         return outcome
 
-    def settle(self, front_end: FrontEnd, key: NapKey, outcome: Outcome) -> None:
-        """A front end's answer for a continue."""
-        held = self.engine.settle(front_end, key, outcome)
-        if held is not None:
-            if outcome is Outcome.REJECTED:
+    def settle(self, front_end: FrontEnd, answers: Iterable[tuple[NapKey, Outcome]]) -> None:
+        """A front end's answers for continues."""
+        for key, outcome in answers:
+            held = self.engine.settle(front_end, key, outcome)
+            if held is not None and outcome is Outcome.REJECTED:
                 log.warning("no such route front_end=%s route=%s key=%s", front_end.front_end_id, held.route, held.key)
-            self._changed()
+        self._changed()
 
     def sleep(self, seconds: float) -> tuple[asyncio.Future[None], Sleeper]:
         """Begin a sleep; the future is done when its time has passed.
@@ -212,8 +215,14 @@ class Dispatcher:
 
     async def commit_forever(self) -> None:
         """Commit what has gathered, one batch after the other, until cancelled. Started once."""
+        last_seconds = float("-inf")
         while True:
             await self._work.wait()
+            # At once after a pause; under load a commit takes in what some milliseconds bring, for one sync.
+            pause_seconds = last_seconds + _COMMIT_SECONDS - self._loop.time()
+            if pause_seconds > 0 and self.journal.durability is not Durability.MEMORY:
+                await asyncio.sleep(pause_seconds)
+            last_seconds = self._loop.time()
             self._work.clear()
             await self.commit_once()
             if self.engine.journal_error:

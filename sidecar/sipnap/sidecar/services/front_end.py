@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -15,7 +15,7 @@ from sipnap.client.keys import is_front_end_id
 from sipnap.client.outstanding import set_duration
 from sipnap.client.session import PROTOCOL_VERSION
 from sipnap.sidecar.core.front_ends import FrontEnd
-from sipnap.sidecar.core.suspension import Held, Phase, Reason, Refused
+from sipnap.sidecar.core.suspension import Held, NapKey, Outcome, Phase, Reason, Refused
 from sipnap.sidecar.dispatcher import Dispatcher
 from sipnap.sidecar.journal.base import JournalError
 from sipnap.sidecar.services.translate import (
@@ -180,12 +180,8 @@ class _Session:
                 for key in request.cancels:
                     outcome = self._dispatcher.cancel(front_end.front_end_id, nap_key(key))
                     self._response.cancel_results.add(key=key, outcome=CANCEL_TO_WIRE[outcome])
-                for result in request.results:
-                    outcome_there = OUTCOME_FROM_WIRE.get(result.outcome)
-                    if outcome_there is None:
-                        log.warning("answer without an outcome ignored front_end=%s", front_end.front_end_id)
-                    else:
-                        self._dispatcher.settle(front_end, nap_key(result.key), outcome_there)
+                if request.results:
+                    self._dispatcher.settle(front_end, list(_answers(request, front_end)))
                 if request.HasField("heartbeat"):
                     self._response.heartbeat.nonce = request.heartbeat.nonce
                 if request.cancels or request.HasField("heartbeat"):
@@ -223,3 +219,12 @@ class _Session:
                 self._gatherer.wake_later()
 
         self._dispatcher.submit(batch, done)
+
+
+def _answers(request: wire.SessionRequest, front_end: FrontEnd) -> Iterator[tuple[NapKey, Outcome]]:
+    for result in request.results:
+        outcome = OUTCOME_FROM_WIRE.get(result.outcome)
+        if outcome is None:
+            log.warning("answer without an outcome ignored front_end=%s", front_end.front_end_id)
+        else:
+            yield nap_key(result.key), outcome
