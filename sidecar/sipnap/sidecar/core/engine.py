@@ -92,7 +92,7 @@ class Engine:
         self.sleepers = 0
         self._operations = frozenset(operations)
         self._clock = clock
-        self._sequence = itertools.count(1)
+        self._last_sequence = 0
         self._ended: list[Held] = []
         self._stopped_jobs: list[Job] = []
 
@@ -198,9 +198,9 @@ class Engine:
             front_end.gone_since_seconds = float("-inf")
         request = Request(key, route, due_seconds - accepted_seconds, None, payload, operation)
         if sequence is None:
-            sequence = next(self._sequence)
-        else:
-            self._sequence = itertools.count(max(sequence + 1, next(self._sequence)))
+            sequence = self._next_sequence()
+        elif sequence > self._last_sequence:
+            self._last_sequence = sequence
         held = Held(front_end, request, sequence, accepted_seconds)
         held.due_seconds = due_seconds
         held.deadline_seconds = max(deadline_seconds, self._clock() + self.limits.linger_seconds)
@@ -256,7 +256,7 @@ class Engine:
                 f"deadline of {request.deadline_seconds:g} s is not after the delay of {request.delay_seconds:g} s",
             )
         job_of = self._judge_operation(request)
-        held = Held(front_end, request, next(self._sequence), self._clock())
+        held = Held(front_end, request, self._next_sequence(), self._clock())
         if request.deadline_seconds is None:
             held.deadline_seconds = held.due_seconds + limits.linger_seconds
         else:
@@ -472,6 +472,10 @@ class Engine:
             if held.job in held.job.group.running:
                 self._stopped_jobs.append(held.job)
             held.job = None
+
+    def _next_sequence(self) -> int:
+        self._last_sequence += 1
+        return self._last_sequence
 
     def _refusal(self, reason: Reason, message: str) -> Refused:
         self.counters.refused[reason] += 1

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -77,9 +78,10 @@ class SqliteJournal(Journal):
     async def recover(self) -> AsyncIterator[Sequence[Entry]]:
         """Open the file, and read what it keeps."""
         await self._run(self._open)
-        last_sequence = 0
-        while batch := await self._run(lambda: self._read(last_sequence)):  # noqa: B023 - awaited within the turn
+        reading = asyncio.create_task(self._run(lambda: self._read(0)))
+        while batch := await reading:
             last_sequence = batch[-1].sequence
+            reading = asyncio.create_task(self._run(partial(self._read, last_sequence)))  # while this batch is restored
             yield batch
 
     async def commit(self, added: Sequence[Held], ended: Sequence[Held]) -> None:
