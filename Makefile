@@ -43,7 +43,7 @@ crash: $(VENV)/.test  ## kill sidecars at random instants under load, 500 times 
 	@$(BIN)/python -m tests.crash $(ARGS)
 
 simulate: $(VENV)/.test  ## run 10,000 seeds of the simulator: both sides under a virtual clock, with faults
-	@$(BIN)/python -m tests.simulator --seeds 10000 $(ARGS)
+	@$(BIN)/python -m tests.simulator --seeds 10000 --jobs 2 $(ARGS)
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info examples/node/node_modules

@@ -15,7 +15,11 @@ import pytest
 from sipnap.client import FrontEndSession, SuspensionKey, aio, key_of
 from sipnap.v1 import front_end_service_pb2 as wire
 from sipnap.v1 import suspension_pb2 as pb
-from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceStub
+from sipnap.v1.front_end_service_pb2_grpc import (
+    FrontEndServiceServicer,
+    FrontEndServiceStub,
+    add_FrontEndServiceServicer_to_server,
+)
 from tests.support.processes import Sidecar, free_port
 
 
@@ -210,6 +214,30 @@ async def test_a_stopped_sidecar_closes_the_gate_and_is_left(sidecar: Sidecar) -
                 assert driver.session.is_open, "the second sidecar serves it"
             finally:
                 sidecar.signal(signal.SIGCONT)
+
+
+class SilentServicer(FrontEndServiceServicer):
+    """Takes sessions and never says a word."""
+
+    async def Session(self, requests: object, context: object) -> None:  # type: ignore[override]
+        await asyncio.Event().wait()
+
+
+async def test_a_sidecar_that_does_not_answer_the_hello_is_left(
+    sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sipnap.client.session._HELLO_SECONDS", 0.3)
+    silent = grpc.aio.server()
+    add_FrontEndServiceServicer_to_server(SilentServicer(), silent)
+    port = silent.add_insecure_port("127.0.0.1:0")
+    await silent.start()
+    try:
+        async with driving(f"127.0.0.1:{port}", sidecar.target) as driver:
+            driver.nap(1, 0.1)
+            await driver.wait_for(1)
+            assert driver.statuses() == {"CONTINUE_STATUS_OK"}
+    finally:
+        await silent.stop(None)
 
 
 async def test_the_first_signal_drains_and_says_goodbye(sidecar: Sidecar) -> None:

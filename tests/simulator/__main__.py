@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
-from tests.simulator.run import Outcome, run
+from tests.simulator.run import Outcome, run, run_quietly
 
 _SEEDS_PER_TASK = 25
 _MOST_FAILURES = 10
@@ -44,24 +44,13 @@ def main() -> int:
 
 def _outcomes(seeds: range, jobs: int) -> Iterator[Outcome]:
     if jobs == 1:
-        yield from map(_run_quietly, seeds)
+        yield from map(run_quietly, seeds)
         return
-    with get_context("spawn").Pool(jobs) as pool:
-        yield from itertools.chain.from_iterable(pool.imap(_run_some, _cut(seeds)))
-
-
-def _cut(seeds: range) -> Iterable[range]:
-    return (seeds[start : start + _SEEDS_PER_TASK] for start in range(0, len(seeds), _SEEDS_PER_TASK))
-
-
-def _run_some(seeds: range) -> list[Outcome]:
-    return [_run_quietly(seed) for seed in seeds]
-
-
-def _run_quietly(seed: int) -> Outcome:
-    outcome = run(seed)
-    outcome.trace.clear()  # large, and not all of it can go to another process
-    return outcome
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        try:
+            yield from pool.map(run_quietly, seeds, chunksize=_SEEDS_PER_TASK)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _replay(seed: int) -> int:

@@ -71,6 +71,13 @@ def run(seed: int, *, with_logs: bool = False) -> Outcome:
     return outcome
 
 
+def run_quietly(seed: int) -> Outcome:
+    """Run one seed, and keep no trace: it is large, and not all of it can go to another process."""
+    outcome = run(seed)
+    outcome.trace.clear()
+    return outcome
+
+
 class _Run:
     def __init__(self, loop: VirtualLoop, seed: int, outcome: Outcome) -> None:
         random = Random(seed)

@@ -68,3 +68,10 @@ def test_a_seed_gives_the_same_run_in_another_process() -> None:
     }  # fmt: skip
     assert len(outputs) == 1
     assert b"seed 17: " in outputs.pop()
+
+
+def test_seeds_run_in_several_processes() -> None:
+    command = [sys.executable, "-m", "tests.simulator", "--seeds", "60", "--jobs", "2"]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, check=True, timeout=60)
+    assert b"60 of 60 seeds" in ended.stderr
+    assert b" 0 failed" in ended.stderr

@@ -138,7 +138,7 @@ async def test_recovery_puts_everything_back_in_its_place(open_journal: Callable
     if journal.durability is Durability.MEMORY:
         return
     await kept(journal, source)
-    batch = [source.held(delay_seconds=0.0001 * (200 - number)) for number in range(100)]
+    batch = [source.held(delay_seconds=0.1 * (200 - number)) for number in range(100)]
     batch += [source.held(NapKey(6, 1, 1, 1)), source.held(delay_seconds=5000)]
     await journal.commit(batch, [])
     await journal.close()
@@ -152,7 +152,7 @@ async def test_recovery_puts_everything_back_in_its_place(open_journal: Callable
     assert restored == 102
     front_end = engine.attach("kamailio", 7)
     assert len(front_end.held) == 101, "the one of an earlier epoch is gone"
-    later = 1.0
+    later = 60.0
     due = engine.pop_due(1000).continues
     assert [held.key.transaction_index for held in due] == [held.key.transaction_index for held in batch[99::-1]]
     new, _ = engine.reserve(front_end, Request(NapKey(7, 9, 9, 1), "R", 1.0, None, b""))

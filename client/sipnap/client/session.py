@@ -49,6 +49,7 @@ _MOST_ENTRIES_PER_MESSAGE = 128
 _SHORTEST_RETRY_SECONDS = 0.05
 _LONGEST_RETRY_SECONDS = 1.0
 _FAREWELL_SECONDS = 1.0
+_HELLO_SECONDS = 30.0  # a sidecar that takes a front end over reads all its naps before it says Welcome
 
 log = logging.getLogger("sipnap.session")
 
@@ -241,8 +242,9 @@ class FrontEndSession:
             hello = wire.Hello(
                 protocol_version=PROTOCOL_VERSION, front_end_id=self._front_end_id, boot_epoch=epoch or 0
             )
-            await call.write(wire.SessionRequest(hello=hello))
-            first = await call.read()
+            async with asyncio.timeout(_HELLO_SECONDS):
+                await call.write(wire.SessionRequest(hello=hello))
+                first = await call.read()
             if not isinstance(first, wire.SessionResponse) or not first.HasField("welcome"):
                 await call.code()  # raises what the sidecar had to say, if it said anything
                 raise ProtocolError(f"{target} did not answer the Hello with a Welcome")
@@ -267,6 +269,8 @@ class FrontEndSession:
             finally:
                 writer.cancel()
                 await asyncio.gather(writer, return_exceptions=True)
+        except TimeoutError as error:
+            raise NapError(f"{target} did not answer the Hello within {_HELLO_SECONDS:g} s") from error
         except grpc.aio.UsageError as error:  # the call ended under our hands
             raise NapError(str(error)) from error
         except grpc.RpcError as error:
