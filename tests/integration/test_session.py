@@ -219,7 +219,7 @@ async def test_a_stopped_sidecar_closes_the_gate_and_is_left(sidecar: Sidecar) -
 class SilentServicer(FrontEndServiceServicer):
     """Takes sessions and never says a word."""
 
-    async def Session(self, requests: object, context: object) -> None:  # type: ignore[override]
+    async def Session(self, requests: object, context: object) -> None:  # type: ignore[override]  # noqa: N802
         await asyncio.Event().wait()
 
 
