@@ -15,19 +15,26 @@ from sipnap.client.settings import SettingError
 from sipnap.client.sync import Client
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags."""
+def configure(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Declare the flags; with `several`, --sidecar may be repeated and `targets_of` tells what was given."""
     group = parser.add_argument_group("which sidecar")
-    group.add_argument(
-        "--sidecar",
-        default=DEFAULT_TARGET,
-        metavar="TARGET",
-        help="where it listens, HOST:PORT or unix:PATH (default: %(default)s)",
-    )
+    where = f"where it listens, HOST:PORT or unix:PATH (default: {DEFAULT_TARGET})"
+    if several:
+        group.add_argument(
+            "--sidecar", action="append", default=None, metavar="TARGET",
+            help=f"{where}; repeated: the first that answers, the next when it drains or dies",
+        )  # fmt: skip
+    else:
+        group.add_argument("--sidecar", default=DEFAULT_TARGET, metavar="TARGET", help=where)
     group.add_argument("--tls", action="store_true", help="use TLS with the system's authorities (default: plain text)")
     group.add_argument("--tls-ca", type=Path, metavar="FILE", help="use TLS, and trust these certificates (PEM)")
     group.add_argument("--tls-cert", type=Path, metavar="FILE", help="own certificate chain for mutual TLS (PEM)")
     group.add_argument("--tls-key", type=Path, metavar="FILE", help="the key of --tls-cert (PEM)")
+
+
+def targets_of(arguments: argparse.Namespace) -> list[str]:
+    """The sidecars that a command which takes several was given."""
+    return list(arguments.sidecar or [DEFAULT_TARGET])
 
 
 def credentials_of(arguments: argparse.Namespace) -> grpc.ChannelCredentials | None:

@@ -10,7 +10,7 @@ import signal
 from importlib import resources
 from pathlib import Path
 
-from sipnap.client.channel import DEFAULT_TARGET, TlsFiles
+from sipnap.client.commands import target
 from sipnap.client.errors import NapError
 from sipnap.client.keys import is_front_end_id
 from sipnap.client.session import FrontEndSession
@@ -36,10 +36,6 @@ CONFIG_FILES = ("sipnap.cfg", "sipnap_kemi.py")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument(
-        "--sidecar", metavar="HOST:PORT|unix:PATH", action="append", default=None,
-        help=f"the sidecar (default {DEFAULT_TARGET}); repeated: the first that answers",
-    )  # fmt: skip
-    parser.add_argument(
         "--listen", metavar="HOST:PORT", type=_loopback, default=Address("127.0.0.1", 5999),
         help="where the proxy sends to: its SIPNAP_SHIM_PORT (default 127.0.0.1:5999)",
     )  # fmt: skip
@@ -55,27 +51,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--ship-raw-request", action="store_true", help="send each suspended SIP request along as a whole"
     )
     parser.add_argument(
-        "--tls-ca", metavar="FILE", type=Path, help="check the sidecar's certificate against these (PEM)"
-    )
-    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate of this client (PEM): mutual TLS")
-    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="private key that belongs to it (PEM)")
-    parser.add_argument(
         "--write-config", metavar="DIR", type=Path, help=f"write {' and '.join(CONFIG_FILES)} to a directory, and end"
     )
     parser.add_argument("--force", action="store_true", help="with --write-config: replace files that differ")
+    target.configure(parser, several=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until a signal comes; the result is the exit code."""
     if arguments.write_config is not None:
         return write_config(arguments.write_config, force=arguments.force)
-    tls = TlsFiles(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
-    try:
-        credentials = tls.credentials() if tls != TlsFiles() else None
-    except (OSError, ValueError) as error:
-        raise NapError(f"--tls-ca, --tls-cert, --tls-key: {error}") from error
     session = FrontEndSession(
-        arguments.sidecar or [DEFAULT_TARGET], front_end_id=arguments.front_end_id, credentials=credentials
+        target.targets_of(arguments),
+        front_end_id=arguments.front_end_id,
+        credentials=target.credentials_of(arguments),
     )
     try:
         bridge = Bridge(

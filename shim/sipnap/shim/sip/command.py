@@ -69,7 +69,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trace", metavar="FILE", type=Path, help="append a JSON line for each step of each call (default: none)"
     )
-    target.configure(parser)
+    target.configure(parser, several=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = Settings(
             app=load_app(arguments.routes),
-            sidecar=arguments.sidecar,
+            sidecars=target.targets_of(arguments),
             host=host.strip("[]"),
             port=int(port),
             front_end_id=arguments.front_end_id,

@@ -41,8 +41,8 @@ class Settings:
 
     app: App
     """The routes."""
-    sidecar: str
-    """Sidecar to nap at: ``HOST:PORT`` or ``unix:PATH``."""
+    sidecars: Sequence[str]
+    """Sidecars to nap at, each ``HOST:PORT`` or ``unix:PATH``; the first that answers is used."""
     host: str
     """Address to serve SIP on, without brackets."""
     port: int
@@ -90,7 +90,7 @@ class _Server:
 
         try:
             session = FrontEndSession(
-                [settings.sidecar],
+                settings.sidecars,
                 front_end_id=settings.front_end_id,
                 boot_epoch=boot_epoch,
                 credentials=settings.credentials,
@@ -137,16 +137,18 @@ class _Server:
             log.warning(
                 "no sidecar yet, naps are refused until it is there; is 'sipnap serve' running, and --sidecar right? "
                 "sidecar=%s",
-                self._settings.sidecar,
+                " ".join(self._settings.sidecars),
             )
 
     def _note_gate(self, is_open: bool) -> None:
         if is_open:
             self._gate_open.set()
-            self._gate_log.write("open", logging.INFO, "naps are accepted sidecar=%s", self._settings.sidecar)
+            self._gate_log.write(
+                "open", logging.INFO, "naps are accepted sidecar=%s", " ".join(self._settings.sidecars)
+            )
         else:
             self._gate_log.write(
-                "shut", logging.WARNING, "naps are refused at the door sidecar=%s", self._settings.sidecar
+                "shut", logging.WARNING, "naps are refused at the door sidecar=%s", " ".join(self._settings.sidecars)
             )
 
     async def _wait_for_stop(self, continues: asyncio.Task[None]) -> None:
