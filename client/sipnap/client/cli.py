@@ -39,6 +39,7 @@ EXTRA_OF_MODULE = {
     "grpc_reflection": "sidecar",
     "platformdirs": "sidecar",
     "prometheus_client": "sidecar",
+    "redis": "redis",
     "sippy": "sip",
 }
 """The extra of this distribution that brings a module which the base install does not have."""
