@@ -6,6 +6,7 @@ import asyncio
 import random
 import resource
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,34 @@ async def test_what_was_acknowledged_survives_the_kill(start: Callable[..., Side
         assert await asyncio.to_thread(again.stop) == 0
     with start(sidecar.port) as third:
         assert "recovered" not in third.output(), "what has ended is forgotten"
+
+
+async def test_what_is_late_at_the_restart_goes_by_its_policy(start: Callable[..., Sidecar]) -> None:
+    policies = [pb.LATE_POLICY_UNSPECIFIED, pb.LATE_POLICY_FIRE, pb.LATE_POLICY_DROP, pb.LATE_POLICY_FAIL]
+    with start() as sidecar:
+        async with driving(sidecar.target) as first, aio.Client(sidecar.target) as client:
+            await first.session.wait_connected(10)
+            for number, policy in enumerate(policies):
+                key = SuspensionKey("driver", 1, number, 1, 1)
+                await client.suspend_route(key, "R", 0.3, late_policy=policy)
+                on_time = SuspensionKey("driver", 1, 100 + number, 1, 1)
+                await client.suspend_route(on_time, "R", 3.0, late_policy=policy)
+        sidecar.kill()
+    away = time.monotonic()
+    await until(lambda: time.monotonic() - away > 0.5)
+    with start(sidecar.port) as again:
+        async with driving(again.target) as second:
+            second.due = dict.fromkeys([*range(4), *range(100, 104)], 0.0)
+            await until(lambda: len(second.received) == 7, 10)
+            status = {number: all_[0][1].status for number, all_ in second.received.items()}
+            ok, failed = pb.CONTINUE_STATUS_OK, pb.CONTINUE_STATUS_FAILED
+            assert status == {0: ok, 1: ok, 3: failed, 100: ok, 101: ok, 102: ok, 103: ok}
+            assert "late by" in second.received[3][0][1].error
+        async with aio.Client(again.target) as client:
+            assert (await client.status()).counters.dropped == 1
+        assert await asyncio.to_thread(again.stop) == 0
+    with start(sidecar.port) as third:
+        assert "recovered" not in third.output(), "what was dropped is forgotten too"
 
 
 async def test_a_drained_sidecar_keeps_its_naps_for_the_next_start(start: Callable[..., Sidecar]) -> None:

@@ -77,6 +77,7 @@ class Client:
         state: pb.TransactionState | None = None,
         avps: Mapping[str, str | bytes | int] | None = None,
         operation: pb.Operation | None = None,
+        late_policy: pb.LatePolicy = pb.LATE_POLICY_UNSPECIFIED,
     ) -> nap.SuspendRouteResponse:
         """Have a front end resume one of its transactions later (async module: ``async_route``).
 
@@ -88,8 +89,9 @@ class Client:
             state: What is known of the request.
             avps: Attribute-value pairs, added to the state's.
             operation: What to do meanwhile; None: nothing, a plain nap.
+            late_policy: What to do if its time passes while no sidecar is there; unspecified: fire.
         """
-        request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operation)
+        request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operation, late_policy)
         return await self._answer(self._naps.SuspendRoute(request, timeout=CALL_TIMEOUT_SECONDS))
 
     async def cancel(self, key: SuspensionKey) -> pb.CancelOutcome:

@@ -28,9 +28,12 @@ def suspend_route_request(
     state: pb.TransactionState | None,
     avps: Mapping[str, str | bytes | int] | None,
     operation: pb.Operation | None,
+    late_policy: pb.LatePolicy,
 ) -> nap.SuspendRouteRequest:
     """A SuspendRouteRequest from its parts; see `sipnap.client.aio.Client.suspend_route`."""
-    suspension = pb.Suspension(key=key.to_message(), resume_route=route, state=state, operation=operation)
+    suspension = pb.Suspension(
+        key=key.to_message(), resume_route=route, state=state, operation=operation, late_policy=late_policy
+    )
     set_duration(suspension.delay, _checked_seconds(seconds))
     if deadline_seconds is not None:
         set_duration(suspension.deadline, _checked_seconds(deadline_seconds))

@@ -63,9 +63,10 @@ class Client:
         state: pb.TransactionState | None = None,
         avps: Mapping[str, str | bytes | int] | None = None,
         operation: pb.Operation | None = None,
+        late_policy: pb.LatePolicy = pb.LATE_POLICY_UNSPECIFIED,
     ) -> nap.SuspendRouteResponse:
         """Have a front end resume a transaction later; see `sipnap.client.aio.Client.suspend_route`."""
-        request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operation)
+        request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operation, late_policy)
         return self._call(self._naps.SuspendRoute, request)
 
     def cancel(self, key: SuspensionKey) -> pb.CancelOutcome:

@@ -51,7 +51,7 @@ class JournalStatus(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., durability: _Optional[_Union[_suspension_pb2.Durability, str]] = ...) -> None: ...
 
 class Counters(_message.Message):
-    __slots__ = ("accepted", "refused", "cancelled", "applied", "gone", "rejected", "lost", "slept")
+    __slots__ = ("accepted", "refused", "cancelled", "applied", "gone", "rejected", "lost", "slept", "dropped")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     CANCELLED_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,7 @@ class Counters(_message.Message):
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
     SLEPT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
     accepted: int
     refused: int
     cancelled: int
@@ -68,7 +69,8 @@ class Counters(_message.Message):
     rejected: int
     lost: int
     slept: int
-    def __init__(self, accepted: _Optional[int] = ..., refused: _Optional[int] = ..., cancelled: _Optional[int] = ..., applied: _Optional[int] = ..., gone: _Optional[int] = ..., rejected: _Optional[int] = ..., lost: _Optional[int] = ..., slept: _Optional[int] = ...) -> None: ...
+    dropped: int
+    def __init__(self, accepted: _Optional[int] = ..., refused: _Optional[int] = ..., cancelled: _Optional[int] = ..., applied: _Optional[int] = ..., gone: _Optional[int] = ..., rejected: _Optional[int] = ..., lost: _Optional[int] = ..., slept: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
 
 class FrontEndStatus(_message.Message):
     __slots__ = ("front_end_id", "boot_epoch", "connected", "pending", "continuing")

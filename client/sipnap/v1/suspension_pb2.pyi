@@ -11,6 +11,13 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LatePolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LATE_POLICY_UNSPECIFIED: _ClassVar[LatePolicy]
+    LATE_POLICY_FIRE: _ClassVar[LatePolicy]
+    LATE_POLICY_DROP: _ClassVar[LatePolicy]
+    LATE_POLICY_FAIL: _ClassVar[LatePolicy]
+
 class SuspensionPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SUSPENSION_PHASE_UNSPECIFIED: _ClassVar[SuspensionPhase]
@@ -58,6 +65,10 @@ class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DURABILITY_MEMORY: _ClassVar[Durability]
     DURABILITY_PROCESS: _ClassVar[Durability]
     DURABILITY_DISK: _ClassVar[Durability]
+LATE_POLICY_UNSPECIFIED: LatePolicy
+LATE_POLICY_FIRE: LatePolicy
+LATE_POLICY_DROP: LatePolicy
+LATE_POLICY_FAIL: LatePolicy
 SUSPENSION_PHASE_UNSPECIFIED: SuspensionPhase
 SUSPENSION_PHASE_PENDING: SuspensionPhase
 SUSPENSION_PHASE_CONTINUING: SuspensionPhase
@@ -175,20 +186,22 @@ class Operation(_message.Message):
     def __init__(self, name: _Optional[str] = ..., arguments: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., group: _Optional[str] = ...) -> None: ...
 
 class Suspension(_message.Message):
-    __slots__ = ("key", "resume_route", "delay", "deadline", "state", "operation")
+    __slots__ = ("key", "resume_route", "delay", "deadline", "state", "operation", "late_policy")
     KEY_FIELD_NUMBER: _ClassVar[int]
     RESUME_ROUTE_FIELD_NUMBER: _ClassVar[int]
     DELAY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
+    LATE_POLICY_FIELD_NUMBER: _ClassVar[int]
     key: SuspensionKey
     resume_route: str
     delay: _duration_pb2.Duration
     deadline: _duration_pb2.Duration
     state: TransactionState
     operation: Operation
-    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[TransactionState, _Mapping]] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ...) -> None: ...
+    late_policy: LatePolicy
+    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[TransactionState, _Mapping]] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ..., late_policy: _Optional[_Union[LatePolicy, str]] = ...) -> None: ...
 
 class SuspensionInfo(_message.Message):
     __slots__ = ("suspension", "phase", "accept_time", "due_time", "attempt")

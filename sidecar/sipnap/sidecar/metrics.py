@@ -51,8 +51,8 @@ class SidecarCollector(Collector):
         ended = {outcome.value: count for outcome, count in counters.outcomes.items()}
         yield _family(
             CounterMetricFamily, "sipnap_resumed",
-            "Suspensions that have ended, by outcome: applied, gone, rejected, lost, cancelled.", "outcome",
-            ended | {"lost": counters.lost, "cancelled": counters.cancelled},
+            "Suspensions that have ended, by outcome: applied, gone, rejected, lost, cancelled, dropped.", "outcome",
+            ended | {"lost": counters.lost, "cancelled": counters.cancelled, "dropped": counters.dropped},
         )  # fmt: skip
         yield CounterMetricFamily(
             "sipnap_fenced", "Journal writes refused: another sidecar owned the front end.", counters.fenced

@@ -10,11 +10,16 @@ from collections.abc import AsyncIterator, Sequence
 
 from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
-from sipnap.sidecar.core.suspension import NapKey
+from sipnap.sidecar.core.suspension import LatePolicy, NapKey
 from sipnap.sidecar.journal.base import Entry, Journal
+from sipnap.v1 import suspension_pb2 as pb
 
 _PROGRESS_SECONDS = 2.0
 _MANY = 1000
+
+_LATE_POLICIES: dict[pb.LatePolicy, LatePolicy] = {
+    getattr(pb, f"LATE_POLICY_{policy.name}"): policy for policy in LatePolicy
+}
 
 log = logging.getLogger("sipnap.sidecar")
 
@@ -85,4 +90,9 @@ def _restore(engine: Engine, entry: Entry, offset_ns: int, *, keep_sequence: boo
         due_seconds=(entry.due_ns - offset_ns) * 1e-9,
         deadline_seconds=(entry.deadline_ns - offset_ns) * 1e-9,
         operation=(entry.operation, entry.group) if entry.operation else None,
+        late_policy=lambda: _late_policy_of(entry.payload),
     )
+
+
+def _late_policy_of(payload: bytes) -> LatePolicy:
+    return _LATE_POLICIES.get(pb.Suspension.FromString(payload).late_policy, LatePolicy.FIRE)

@@ -16,6 +16,7 @@ from sipnap.sidecar.core.groups import DEFAULT_GROUP, Job, WorkerGroup
 from sipnap.sidecar.core.suspension import (
     CancelOutcome,
     Held,
+    LatePolicy,
     Limits,
     NapKey,
     Outcome,
@@ -48,6 +49,8 @@ class Counters:
     """Suspensions given up at their deadline: nobody answered for the continue."""
     slept: int = 0
     """Sleeps that ran their time."""
+    dropped: int = 0
+    """Suspensions that were late at a restart and whose policy is to end then."""
     fenced: int = 0
     """Writes that the journal refused because another sidecar owned the front end by then."""
 
@@ -185,11 +188,12 @@ class Engine:
         due_seconds: float,
         deadline_seconds: float,
         operation: tuple[str, str] | None,
+        late_policy: Callable[[], LatePolicy] = lambda: LatePolicy.FIRE,
     ) -> None:
         """Take back what a journal kept. Nothing is refused: it was accepted. Times are on the engine's clock.
 
-        Without a sequence it comes after everything that is here. What fell due meanwhile is due now, and its front end
-        gets a full linger time from now to come back for it.
+        `late_policy` is asked for what fell due meanwhile. Without a sequence it comes after everything that is here.
+        What fell due meanwhile is due now, and its front end gets a full linger time from now to come back for it.
         """
         front_end = self.front_ends.get(front_end_id)
         if front_end is None:
@@ -205,7 +209,16 @@ class Engine:
         held.due_seconds = due_seconds
         held.deadline_seconds = max(deadline_seconds, self._clock() + self.limits.linger_seconds)
         held.phase = Phase.PENDING
-        if operation is not None:
+        late_seconds = self._clock() - due_seconds
+        policy = late_policy() if late_seconds > 0 else LatePolicy.FIRE
+        if policy is LatePolicy.DROP:
+            self.counters.dropped += 1
+            held.phase = Phase.ENDED
+            self._ended.append(held)
+            return
+        if policy is LatePolicy.FAIL:
+            held.status, held.error = Status.FAILED, f"late by {late_seconds:.1f} s: no sidecar was there"
+        elif operation is not None:
             group = self.groups.get(operation[1], self.groups[DEFAULT_GROUP])
             held.job = Job(held, operation[0], group)
             group.offer(held.job)

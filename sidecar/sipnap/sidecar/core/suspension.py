@@ -71,6 +71,17 @@ class Reason(enum.Enum):
     JOURNAL_UNAVAILABLE = "journal_unavailable"
 
 
+class LatePolicy(enum.Enum):
+    """What becomes of a suspension whose time passed while no sidecar was there to keep it."""
+
+    FIRE = "fire"
+    """It is continued at once."""
+    DROP = "drop"
+    """It ends without a continue."""
+    FAIL = "fail"
+    """It is continued at once, as failed."""
+
+
 class Refused(Exception):
     """The sidecar does not accept a suspension or a sleep."""
 

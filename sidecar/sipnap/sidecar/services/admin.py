@@ -44,6 +44,7 @@ class AdminServicer(AdminServiceServicer):
                 rejected=counters.outcomes[Outcome.REJECTED],
                 lost=counters.lost,
                 slept=counters.slept,
+                dropped=counters.dropped,
             ),
             front_ends=[
                 admin.FrontEndStatus(
