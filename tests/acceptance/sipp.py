@@ -122,23 +122,38 @@ _MESSAGE = re.compile(
 )
 
 
-def _late_ms(log: Path) -> Iterator[float]:
-    """Per call that was answered from a resume route, the time from its INVITE to this answer minus its X-Nap-Ms.
-
-    The INVITE's time is the one in it, from before it was sent, and the answer's the log's, from after it was received:
-    SIPp may lose the CPU between a call and its log line, and that must not look like an early answer.
-    """
-    began: dict[str, tuple[float, float]] = {}
+def logged_messages(log: Path) -> Iterator[tuple[float, str]]:
+    """Each SIP message in a message log of SIPp's: when it was logged, in ms since 1970, and its text."""
     for message in _MESSAGE.finditer(log.read_text(errors="replace")):
-        text = message["text"]
-        call_id = re.search(r"^Call-ID: *(\S+)", text, re.MULTILINE)
-        if call_id is None:
-            continue
+        logged = datetime.strptime(message["time"], "%Y-%m-%d %H:%M:%S.%f").astimezone()
+        yield logged.timestamp() * 1000, message["text"]
+
+
+def asked_for(invite: str) -> tuple[float, float] | None:
+    """When an INVITE was made, in ms since 1970, and how long it is to nap, in ms; None if it does not say.
+
+    The time is the one in it, from before it was sent, not its log line's: SIPp may lose the CPU between a call and
+    its log line, and that must not look like an early answer.
+    """
+    asked = re.search(r"^X-Nap-Ms: *([0-9]+)\s+X-Sent: .*?([0-9]+\.[0-9]+)\s*$", invite, re.MULTILINE)
+    return None if asked is None else (float(asked[2]) * 1000, float(asked[1]))
+
+
+def call_id_of(message: str) -> str:
+    """Its Call-ID; empty if it has none."""
+    found = re.search(r"^Call-ID: *(\S+)", message, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _late_ms(log: Path) -> Iterator[float]:
+    """Per call that was answered from a resume route, the time from its INVITE to this answer minus its nap."""
+    began: dict[str, tuple[float, float]] = {}
+    for logged_ms, text in logged_messages(log):
+        call_id = call_id_of(text)
         if text.startswith("INVITE "):
-            asked = re.search(r"^X-Nap-Ms: *([0-9]+)\s+X-Sent: .*?([0-9]+\.[0-9]+)\s*$", text, re.MULTILINE)
-            if asked is not None and call_id[1] not in began:
-                began[call_id[1]] = (float(asked[2]) * 1000, float(asked[1]))
-        elif re.match(r"SIP/2.0 [2-6]", text) and "X-Status:" in text and call_id[1] in began:
-            began_ms, nap_ms = began.pop(call_id[1])
-            answered = datetime.strptime(message["time"], "%Y-%m-%d %H:%M:%S.%f").astimezone()
-            yield answered.timestamp() * 1000 - began_ms - nap_ms
+            asked = asked_for(text)
+            if asked is not None and call_id not in began:
+                began[call_id] = asked
+        elif re.match(r"SIP/2.0 [2-6]", text) and "X-Status:" in text and call_id in began:
+            sent_ms, nap_ms = began.pop(call_id)
+            yield logged_ms - sent_ms - nap_ms

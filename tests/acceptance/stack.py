@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -36,14 +36,39 @@ class Stack:
     """All three. A context manager: leaving it ends what still runs, and adds their output to the error, if any."""
 
     def __init__(
-        self, directory: Path, *, script: str = "native.cfg", defines: Mapping[str, int] = MappingProxyType({})
+        self,
+        directory: Path,
+        *,
+        script: str = "native.cfg",
+        defines: Mapping[str, int] = MappingProxyType({}),
+        sidecar_flags: Sequence[str] = (),
+        has_second_sidecar: bool = False,
     ) -> None:
+        """Start them, and wait until requests may nap.
+
+        Args:
+            directory: For the proxy's files.
+            script: The proxy's script.
+            defines: More settings of sipnap.cfg.
+            sidecar_flags: For `sipnap serve`, such as ``--journal``; the memory journal if it is not among them.
+            has_second_sidecar: Whether the shim has another one to go to, with the same flags.
+        """
         self._exits = contextlib.ExitStack()
+        self._directory = directory
+        self._script = script
+        self._defines = defines
+        self._sidecar_flags = sidecar_flags
+        self.second_sidecar: Sidecar | None = None
+        self._shim_flags: list[str] = []
+        self._lives = 1
         try:
-            self.sidecar = self._exits.enter_context(Sidecar())
+            self.sidecar = self._exits.enter_context(Sidecar(*sidecar_flags))
             self.client = self._exits.enter_context(sync.Client(self.sidecar.target))
+            if has_second_sidecar:
+                self.second_sidecar = self._exits.enter_context(Sidecar(*sidecar_flags))
+                self._shim_flags = ["--sidecar", self.second_sidecar.target]
             self.proxy = self._exits.enter_context(Proxy(directory / "proxy", script=script, defines=defines))
-            self.shim = self._exits.enter_context(Shim(self.proxy.ports, self.sidecar.target))
+            self.shim = self._exits.enter_context(Shim(self.proxy.ports, self.sidecar.target, *self._shim_flags))
             self.wait_gate(is_open=True)
         except BaseException:
             self._exits.close()
@@ -98,11 +123,19 @@ class Stack:
 
     def restart_shim(self) -> None:
         """A new shim in the place of the old one."""
-        self.shim = self._exits.enter_context(Shim(self.proxy.ports, self.sidecar.target))
+        self.shim = self._exits.enter_context(Shim(self.proxy.ports, self.sidecar.target, *self._shim_flags))
 
     def restart_sidecar(self) -> None:
-        """A new sidecar in the place of the old one, on its port."""
-        self.sidecar = self._exits.enter_context(Sidecar(port=self.sidecar.port))
+        """A new sidecar in the place of the old one, on its port, with its journal."""
+        self.sidecar = self._exits.enter_context(Sidecar(*self._sidecar_flags, port=self.sidecar.port))
+
+    def restart_proxy(self) -> None:
+        """A new proxy in the place of the old one, on its ports."""
+        self._lives += 1
+        directory = self._directory / f"proxy-{self._lives}"
+        self.proxy = self._exits.enter_context(
+            Proxy(directory, script=self._script, ports=self.proxy.ports, defines=self._defines)
+        )
 
     def close(self) -> None:
         """End all that still runs."""
