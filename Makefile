@@ -38,9 +38,10 @@ bench: $(VENV)/.bench  ## side-by-side benchmarks against Kamailio's own async m
 	@scripts/system-packages
 	@$(BIN)/python -m bench $(ARGS)
 
-crash: $(VENV)/.test  ## kill sidecars at random instants under load, 500 times over 100,000 suspensions, and count losses
+crash: $(VENV)/.test  ## kill sidecars under load, 500 times over 100,000 suspensions, with SQLite and with Redis; count losses
 	@scripts/system-packages
-	@$(BIN)/python -m tests.crash $(ARGS)
+	@$(BIN)/python -m tests.crash --journal sqlite $(ARGS)
+	@$(BIN)/python -m tests.crash --journal redis $(ARGS)
 
 simulate: $(VENV)/.test  ## run 10,000 seeds of the simulator: both sides under a virtual clock, with faults
 	@$(BIN)/python -m tests.simulator --seeds 10000 --jobs 2 $(ARGS)
