@@ -390,6 +390,8 @@ class EngineMachine(RuleBasedStateMachine):
         assert set(self.accepted) <= set(held) | set(self.ended), "accepted means kept until it ends"
         live = [entry for entry in held.values() if entry.phase is not Phase.COMMITTING]
         assert len(self.engine.timers) == len(live), "whatever is held has a timer"
+        assert self.engine.committing == len(held) - len(live)
+        assert self.engine.pending_count + self.engine.continuing_count == len(live)
 
 
 EngineMachine.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

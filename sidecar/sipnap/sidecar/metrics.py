@@ -35,10 +35,9 @@ class SidecarCollector(Collector):
         yield InfoMetricFamily(
             "sipnap_sidecar", "The running software.", {"version": self._version, "journal": dispatcher.journal.kind}
         )
-        continuing = engine.continuing_count
         yield _family(
             GaugeMetricFamily, "sipnap_suspensions", "Suspensions in flight, by phase.", "phase",
-            {"pending": engine.held_count - continuing, "continuing": continuing},
+            {"pending": engine.pending_count, "continuing": engine.continuing_count},
         )  # fmt: skip
         yield GaugeMetricFamily("sipnap_sleeping_callers", "Sleep calls that wait.", engine.sleepers)
         yield GaugeMetricFamily("sipnap_sessions", "Front end sessions open now.", dispatcher.connection_count)

@@ -24,15 +24,14 @@ class AdminServicer(AdminServiceServicer):
         """The sidecar's state in figures."""
         engine, journal = self._dispatcher.engine, self._dispatcher.journal
         counters = engine.counters
-        continuing = engine.continuing_count
         return admin.GetStatusResponse(
             version=self._version,
             instance_id=self._instance_id,
             start_time=wall_time(self._started_seconds, asyncio.get_running_loop().time()),
             draining=engine.draining,
             journal=admin.JournalStatus(kind=journal.kind, durability=DURABILITY_TO_WIRE[journal.durability]),
-            pending=engine.held_count - continuing,
-            continuing=continuing,
+            pending=engine.pending_count,
+            continuing=engine.continuing_count,
             sleeping=engine.sleepers,
             max_pending=engine.limits.max_pending,
             counters=admin.Counters(
