@@ -97,3 +97,19 @@ async def test_a_refusal_of_what_was_cancelled_is_nobodys_business(session: Sess
     session.cancel(KEY)
     assert await hear(session, call, refusal_of(KEY)) == []
     assert session.outstanding == 0
+
+
+async def test_what_nobody_thought_of_does_not_end_the_session_for_good(call: FakeCall) -> None:
+    tries = 0
+
+    class Stumbling(Session):
+        def _open_call(self, target: str) -> tuple[_Call, Callable[[], Awaitable[None]]]:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise RuntimeError("nobody thought of this")
+            return super()._open_call(target)
+
+    async with Stumbling(call) as session:
+        await session.wait_connected(5)
+    assert tries == 2

@@ -214,6 +214,9 @@ class FrontEndSession:
                 reason = "the sidecar ended the session"
             except NapError as error:
                 reason = str(error)
+            except Exception as error:  # whatever it is, a front end must not stay without a session for it
+                log.exception("session failed target=%s; it is opened anew", target)
+                reason = repr(error)
             was_connected = self._connected.is_set()
             self._connected.clear()
             self._call = None
