@@ -390,7 +390,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert set(self.accepted) <= set(held) | set(self.ended), "accepted means kept until it ends"
         live = [entry for entry in held.values() if entry.phase is not Phase.COMMITTING]
         assert len(self.engine.timers) == len(live), "whatever is held has a timer"
-        assert self.engine.committing == len(held) - len(live)
+        assert self.bench.front_end.committing == len(held) - len(live)
         assert self.engine.pending_count + self.engine.continuing_count == len(live)
 
 

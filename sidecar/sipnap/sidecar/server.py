@@ -129,9 +129,8 @@ class Sidecar:
             stack.push_async_callback(settings.journal.close)
             server = grpc.aio.server(options=_OPTIONS)
             checks = self._add_services(server, dispatcher)
-            address = self._bind(
-                server
-            )  # before the journal is opened: two sidecars on one address is the commoner slip
+            # Before the journal is opened: two sidecars on one address is the commoner slip.
+            address = self._bind(server)
             stack.callback(listener.remove, address)
             settings.journal.introduce(self.instance_id, f"{socket.gethostname()} {address}")
             await recover(engine, settings.journal)

@@ -93,8 +93,6 @@ class Engine:
         """Why the journal takes nothing at present; empty: it does."""
         self.timers: TimerHeap[Held | Sleeper] = TimerHeap()
         self.sleepers = 0
-        self.committing = 0
-        """Suspensions that the journal does not have yet: not accepted."""
         self._operations = frozenset(operations)
         self._clock = clock
         self._last_sequence = 0
@@ -141,10 +139,10 @@ class Engine:
     def disown(self, front_end: FrontEnd) -> None:
         """Another sidecar holds it now: forget everything of it. Nothing fires, nothing counts as ended."""
         for held in front_end.held.values():
-            self.committing -= held.phase is Phase.COMMITTING
             held.phase = Phase.ENDED
             self.timers.disarm(held)
             self._abandon_job(held)
+        front_end.committing = 0
         front_end.held.clear()
         front_end.continuing.clear()
         front_end.connected = False
@@ -280,7 +278,7 @@ class Engine:
         if job_of is not None:
             held.job = Job(held, job_of[0], job_of[1])
         front_end.held[request.key] = held
-        self.committing += 1
+        front_end.committing += 1
         return held, True
 
     def _judge_operation(self, request: Request) -> tuple[str, WorkerGroup] | None:
@@ -301,7 +299,7 @@ class Engine:
         for held in batch:
             if held.phase is not Phase.COMMITTING:  # cancelled during the commit
                 continue
-            self.committing -= 1
+            held.front_end.committing -= 1
             self.counters.accepted += 1
             held.phase = Phase.PENDING
             if held.key[0] != held.front_end.boot_epoch:  # the front end was restarted during the commit
@@ -316,7 +314,7 @@ class Engine:
         """The journal could not take them: they were never accepted."""
         for held in batch:
             if held.phase is Phase.COMMITTING:
-                self.committing -= 1
+                held.front_end.committing -= 1
                 self.counters.refused[Reason.JOURNAL_UNAVAILABLE] += 1
                 held.phase = Phase.ENDED
                 del held.front_end.held[held.key]
@@ -456,7 +454,7 @@ class Engine:
     @property
     def pending_count(self) -> int:
         """Suspensions that are accepted and whose time has not come."""
-        return self.held_count - self.continuing_count - self.committing
+        return sum(front_end.pending for front_end in self.front_ends.values())
 
     @property
     def running_jobs(self) -> int:
@@ -483,7 +481,7 @@ class Engine:
         self.timers.arm(held, held.deadline_seconds)
 
     def _end(self, held: Held) -> None:
-        self.committing -= held.phase is Phase.COMMITTING
+        held.front_end.committing -= held.phase is Phase.COMMITTING
         held.phase = Phase.ENDED
         self.timers.disarm(held)
         self._abandon_job(held)

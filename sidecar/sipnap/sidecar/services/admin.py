@@ -50,7 +50,7 @@ class AdminServicer(AdminServiceServicer):
                     front_end_id=front_end.front_end_id,
                     boot_epoch=front_end.boot_epoch,
                     connected=front_end.connected,
-                    pending=len(front_end.held) - len(front_end.continuing),
+                    pending=front_end.pending,
                     continuing=len(front_end.continuing),
                 )
                 for front_end in engine.front_ends.values()

@@ -181,7 +181,7 @@ class _Session:
                     outcome = self._dispatcher.cancel(front_end.front_end_id, nap_key(key))
                     self._response.cancel_results.add(key=key, outcome=CANCEL_TO_WIRE[outcome])
                 if request.results:
-                    self._dispatcher.settle(front_end, list(_answers(request, front_end)))
+                    self._dispatcher.settle(front_end, _answers(request, front_end))
                 if request.HasField("heartbeat"):
                     self._response.heartbeat.nonce = request.heartbeat.nonce
                 if request.cancels or request.HasField("heartbeat"):
