@@ -133,3 +133,4 @@ def test_a_stuck_shim_does_not_stop_the_proxy(tmp_path: Path) -> None:
         stack.shim.signal(signal.SIGCONT)
         stack.wait_gate(is_open=True)
         assert caller.invite(nap_ms=100).final().header("X-Status") == "ok"
+        assert "gate shut" not in stack.shim.tail(), "it was stopped itself: that was no silence of the sidecar's"

@@ -355,7 +355,11 @@ class FrontEndSession:
 
     async def _keep_time(self) -> None:
         while True:
+            asked_seconds = self._loop.time()
             await asyncio.sleep(HEARTBEAT_SECONDS)
+            # While this process was stopped it heard nobody: that is no silence of the sidecar's.
+            now = self._loop.time()
+            self._heard_seconds = min(now, self._heard_seconds + (now - asked_seconds - HEARTBEAT_SECONDS))
             self._heartbeat_wanted = self._connected.is_set()
             self._gatherer.wake()
             for key, route in self._table.sweep():

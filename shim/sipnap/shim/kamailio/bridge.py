@@ -313,10 +313,13 @@ class Bridge:
     # Time
 
     async def _keep_time(self) -> None:
-        next_heartbeat = next_report = self._loop.time()
+        now = next_heartbeat = next_report = self._loop.time()
         while True:
+            asked_seconds = now
             await asyncio.sleep(_SWEEP_SECONDS)
             now = self._loop.time()
+            if now - asked_seconds > HEARTBEAT_SECONDS:
+                self._proxy_asked_seconds = now  # this process was stopped: that is no silence of the proxy's
             self._resend(now)
             if now >= next_heartbeat:
                 next_heartbeat = now + HEARTBEAT_SECONDS
@@ -344,7 +347,7 @@ class Bridge:
                 self._send(sent.request)
 
     def _watch_proxy(self, now: float) -> None:
-        heard = self._proxy_answered_seconds or self._proxy_asked_seconds
+        heard = max(self._proxy_answered_seconds or 0.0, self._proxy_asked_seconds)
         if not self._proxy_is_lost and now - heard > PROXY_LOST_SECONDS:
             self._proxy_is_lost = True
             log.warning(
