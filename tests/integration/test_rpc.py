@@ -99,7 +99,7 @@ async def test_bad_requests_are_told_why(sidecar: Sidecar) -> None:
             (errors.DelayOutOfRange, client.suspend_route(key(1), "R", 101)),
             (errors.DelayOutOfRange, client.suspend_route(key(1), "R", 5, deadline_seconds=4)),
             (errors.TooLarge, client.suspend_route(key(1), "R", 1, state=big)),
-            (errors.OperationUnknown, client.suspend_route(key(1), "R", 1, operation=pb.Operation(name="x"))),
+            (errors.OperationUnknown, client.suspend_route(key(1), "R", 1, operations=[pb.Operation(name="x")])),
         ]:
             with pytest.raises(error) as caught:
                 await call

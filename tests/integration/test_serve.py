@@ -195,7 +195,7 @@ async def test_operations_answer_fail_and_time_out(tmp_path: Path) -> None:
                 operation.arguments.add(name="seconds", value=pb.Value(integer=seconds))
                 key = SuspensionKey("ops", 1, number, 1, 1)
                 state = pb.TransactionState(cseq=42)
-                await client.suspend_route(key, "R", 1.0, state=state, operation=operation)
+                await client.suspend_route(key, "R", 1.0, state=state, operations=[operation])
                 async with asyncio.timeout(5):
                     (answer,) = await anext(aiter(session.batches()))
                 session.answer(key, pb.CONTINUE_OUTCOME_APPLIED)

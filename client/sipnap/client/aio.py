@@ -76,7 +76,7 @@ class Client:
         deadline_seconds: float | None = None,
         state: pb.TransactionState | None = None,
         avps: Mapping[str, str | bytes | int] | None = None,
-        operation: pb.Operation | None = None,
+        operations: Sequence[pb.Operation] = (),
         late_policy: pb.LatePolicy = pb.LATE_POLICY_UNSPECIFIED,
     ) -> nap.SuspendRouteResponse:
         """Have a front end resume one of its transactions later (async module: ``async_route``).
@@ -88,10 +88,10 @@ class Client:
             deadline_seconds: When nobody waits for it any more; None: the sidecar's default.
             state: What is known of the request.
             avps: Attribute-value pairs, added to the state's.
-            operation: What to do meanwhile; None: nothing, a plain nap.
+            operations: What to do meanwhile, all at the same time; none: a plain nap.
             late_policy: What to do if its time passes while no sidecar is there; unspecified: fire.
         """
-        request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operation, late_policy)
+        request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operations, late_policy)
         return await self._answer(self._naps.SuspendRoute(request, timeout=CALL_TIMEOUT_SECONDS))
 
     async def cancel(self, key: SuspensionKey) -> pb.CancelOutcome:

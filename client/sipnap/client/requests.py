@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sipnap.client.keys import SuspensionKey
 from sipnap.client.outstanding import set_duration
@@ -27,12 +27,12 @@ def suspend_route_request(
     deadline_seconds: float | None,
     state: pb.TransactionState | None,
     avps: Mapping[str, str | bytes | int] | None,
-    operation: pb.Operation | None,
+    operations: Sequence[pb.Operation],
     late_policy: pb.LatePolicy,
 ) -> nap.SuspendRouteRequest:
     """A SuspendRouteRequest from its parts; see `sipnap.client.aio.Client.suspend_route`."""
     suspension = pb.Suspension(
-        key=key.to_message(), resume_route=route, state=state, operation=operation, late_policy=late_policy
+        key=key.to_message(), resume_route=route, state=state, operations=operations, late_policy=late_policy
     )
     set_duration(suspension.delay, _checked_seconds(seconds))
     if deadline_seconds is not None:

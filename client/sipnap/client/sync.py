@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -62,11 +62,11 @@ class Client:
         deadline_seconds: float | None = None,
         state: pb.TransactionState | None = None,
         avps: Mapping[str, str | bytes | int] | None = None,
-        operation: pb.Operation | None = None,
+        operations: Sequence[pb.Operation] = (),
         late_policy: pb.LatePolicy = pb.LATE_POLICY_UNSPECIFIED,
     ) -> nap.SuspendRouteResponse:
         """Have a front end resume a transaction later; see `sipnap.client.aio.Client.suspend_route`."""
-        request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operation, late_policy)
+        request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operations, late_policy)
         return self._call(self._naps.SuspendRoute, request)
 
     def cancel(self, key: SuspensionKey) -> pb.CancelOutcome:

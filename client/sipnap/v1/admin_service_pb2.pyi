@@ -1,14 +1,27 @@
 import datetime
 
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from sipnap.v1 import suspension_pb2 as _suspension_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class WorkerKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WORKER_KIND_UNSPECIFIED: _ClassVar[WorkerKind]
+    WORKER_KIND_ASYNC: _ClassVar[WorkerKind]
+    WORKER_KIND_PROCESS: _ClassVar[WorkerKind]
+    WORKER_KIND_REMOTE: _ClassVar[WorkerKind]
+WORKER_KIND_UNSPECIFIED: WorkerKind
+WORKER_KIND_ASYNC: WorkerKind
+WORKER_KIND_PROCESS: WorkerKind
+WORKER_KIND_REMOTE: WorkerKind
 
 class GetStatusRequest(_message.Message):
     __slots__ = ()
@@ -87,13 +100,49 @@ class FrontEndStatus(_message.Message):
     def __init__(self, front_end_id: _Optional[str] = ..., boot_epoch: _Optional[int] = ..., connected: _Optional[bool] = ..., pending: _Optional[int] = ..., continuing: _Optional[int] = ...) -> None: ...
 
 class WorkerGroupStatus(_message.Message):
-    __slots__ = ("name", "workers", "busy", "queued")
+    __slots__ = ("name", "workers", "busy", "queued", "kind", "max_queued", "succeeded", "failed", "timed_out", "abandoned", "refused", "retried", "wait_time", "run_time")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     BUSY_FIELD_NUMBER: _ClassVar[int]
     QUEUED_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MAX_QUEUED_FIELD_NUMBER: _ClassVar[int]
+    SUCCEEDED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    TIMED_OUT_FIELD_NUMBER: _ClassVar[int]
+    ABANDONED_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    RETRIED_FIELD_NUMBER: _ClassVar[int]
+    WAIT_TIME_FIELD_NUMBER: _ClassVar[int]
+    RUN_TIME_FIELD_NUMBER: _ClassVar[int]
     name: str
     workers: int
     busy: int
     queued: int
-    def __init__(self, name: _Optional[str] = ..., workers: _Optional[int] = ..., busy: _Optional[int] = ..., queued: _Optional[int] = ...) -> None: ...
+    kind: WorkerKind
+    max_queued: int
+    succeeded: int
+    failed: int
+    timed_out: int
+    abandoned: int
+    refused: int
+    retried: int
+    wait_time: _duration_pb2.Duration
+    run_time: _duration_pb2.Duration
+    def __init__(self, name: _Optional[str] = ..., workers: _Optional[int] = ..., busy: _Optional[int] = ..., queued: _Optional[int] = ..., kind: _Optional[_Union[WorkerKind, str]] = ..., max_queued: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., timed_out: _Optional[int] = ..., abandoned: _Optional[int] = ..., refused: _Optional[int] = ..., retried: _Optional[int] = ..., wait_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class SetWorkersRequest(_message.Message):
+    __slots__ = ("group", "workers")
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    group: str
+    workers: int
+    def __init__(self, group: _Optional[str] = ..., workers: _Optional[int] = ...) -> None: ...
+
+class SetWorkersResponse(_message.Message):
+    __slots__ = ("previous_workers", "group")
+    PREVIOUS_WORKERS_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    previous_workers: int
+    group: WorkerGroupStatus
+    def __init__(self, previous_workers: _Optional[int] = ..., group: _Optional[_Union[WorkerGroupStatus, _Mapping]] = ...) -> None: ...

@@ -40,6 +40,11 @@ class AdminServiceStub:
                 request_serializer=sipnap_dot_v1_dot_admin__service__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=sipnap_dot_v1_dot_admin__service__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.SetWorkers = channel.unary_unary(
+                '/sipnap.v1.AdminService/SetWorkers',
+                request_serializer=sipnap_dot_v1_dot_admin__service__pb2.SetWorkersRequest.SerializeToString,
+                response_deserializer=sipnap_dot_v1_dot_admin__service__pb2.SetWorkersResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -53,6 +58,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetWorkers(self, request, context):
+        """Gives a worker group another number of workers. More start at once; fewer: those that run finish what they have.
+        NOT_FOUND: no such group; FAILED_PRECONDITION: its workers are remote ones, which come and go by themselves.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +73,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=sipnap_dot_v1_dot_admin__service__pb2.GetStatusRequest.FromString,
                     response_serializer=sipnap_dot_v1_dot_admin__service__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'SetWorkers': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetWorkers,
+                    request_deserializer=sipnap_dot_v1_dot_admin__service__pb2.SetWorkersRequest.FromString,
+                    response_serializer=sipnap_dot_v1_dot_admin__service__pb2.SetWorkersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +108,33 @@ class AdminService:
             '/sipnap.v1.AdminService/GetStatus',
             sipnap_dot_v1_dot_admin__service__pb2.GetStatusRequest.SerializeToString,
             sipnap_dot_v1_dot_admin__service__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetWorkers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sipnap.v1.AdminService/SetWorkers',
+            sipnap_dot_v1_dot_admin__service__pb2.SetWorkersRequest.SerializeToString,
+            sipnap_dot_v1_dot_admin__service__pb2.SetWorkersResponse.FromString,
             options,
             channel_credentials,
             insecure,

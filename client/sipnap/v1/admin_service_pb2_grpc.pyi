@@ -35,6 +35,10 @@ class AdminServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AdminServiceAsyncStub: ...
     GetStatus: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.GetStatusRequest, _admin_service_pb2.GetStatusResponse]
     """The sidecar's state in figures."""
+    SetWorkers: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.SetWorkersRequest, _admin_service_pb2.SetWorkersResponse]
+    """Gives a worker group another number of workers. More start at once; fewer: those that run finish what they have.
+    NOT_FOUND: no such group; FAILED_PRECONDITION: its workers are remote ones, which come and go by themselves.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -43,6 +47,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStatus: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.GetStatusRequest, _admin_service_pb2.GetStatusResponse]  # type: ignore[assignment]
     """The sidecar's state in figures."""
+    SetWorkers: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SetWorkersRequest, _admin_service_pb2.SetWorkersResponse]  # type: ignore[assignment]
+    """Gives a worker group another number of workers. More start at once; fewer: those that run finish what they have.
+    NOT_FOUND: no such group; FAILED_PRECONDITION: its workers are remote ones, which come and go by themselves.
+    """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """What an operator asks a running sidecar."""
@@ -54,5 +62,15 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.GetStatusResponse, _abc.Awaitable[_admin_service_pb2.GetStatusResponse]]:
         """The sidecar's state in figures."""
+
+    @_abc_1.abstractmethod
+    def SetWorkers(
+        self,
+        request: _admin_service_pb2.SetWorkersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.SetWorkersResponse, _abc.Awaitable[_admin_service_pb2.SetWorkersResponse]]:
+        """Gives a worker group another number of workers. More start at once; fewer: those that run finish what they have.
+        NOT_FOUND: no such group; FAILED_PRECONDITION: its workers are remote ones, which come and go by themselves.
+        """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -35,20 +35,22 @@ class Welcome(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., durability: _Optional[_Union[_suspension_pb2.Durability, str]] = ..., max_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_entry_bytes: _Optional[int] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
-    __slots__ = ("hello", "frame_number", "suspends", "cancels", "results", "heartbeat")
+    __slots__ = ("hello", "frame_number", "suspends", "cancels", "results", "heartbeat", "applied")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
     SUSPENDS_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     frame_number: int
     suspends: _containers.RepeatedCompositeFieldContainer[_suspension_pb2.Suspension]
     cancels: _containers.RepeatedCompositeFieldContainer[_suspension_pb2.SuspensionKey]
     results: _containers.RepeatedCompositeFieldContainer[ContinueResult]
     heartbeat: Heartbeat
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., frame_number: _Optional[int] = ..., suspends: _Optional[_Iterable[_Union[_suspension_pb2.Suspension, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[_suspension_pb2.SuspensionKey, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[ContinueResult, _Mapping]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    applied: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., frame_number: _Optional[int] = ..., suspends: _Optional[_Iterable[_Union[_suspension_pb2.Suspension, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[_suspension_pb2.SuspensionKey, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[ContinueResult, _Mapping]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., applied: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
     __slots__ = ("welcome", "frame_results", "cancel_results", "continues", "credits", "go_away", "heartbeat")
@@ -85,14 +87,16 @@ class FrameResult(_message.Message):
     def __init__(self, frame_number: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
 
 class Refusal(_message.Message):
-    __slots__ = ("key", "reason", "message")
+    __slots__ = ("key", "reason", "message", "retry_after")
     KEY_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_FIELD_NUMBER: _ClassVar[int]
     key: _suspension_pb2.SuspensionKey
     reason: _suspension_pb2.RefusalReason
     message: str
-    def __init__(self, key: _Optional[_Union[_suspension_pb2.SuspensionKey, _Mapping]] = ..., reason: _Optional[_Union[_suspension_pb2.RefusalReason, str]] = ..., message: _Optional[str] = ...) -> None: ...
+    retry_after: _duration_pb2.Duration
+    def __init__(self, key: _Optional[_Union[_suspension_pb2.SuspensionKey, _Mapping]] = ..., reason: _Optional[_Union[_suspension_pb2.RefusalReason, str]] = ..., message: _Optional[str] = ..., retry_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CancelResult(_message.Message):
     __slots__ = ("key", "outcome")

@@ -41,6 +41,26 @@ class SuspendRouteResponse(_message.Message):
     already_held: bool
     def __init__(self, key: _Optional[_Union[_suspension_pb2.SuspensionKey, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., durability: _Optional[_Union[_suspension_pb2.Durability, str]] = ..., already_held: _Optional[bool] = ...) -> None: ...
 
+class RunTaskRequest(_message.Message):
+    __slots__ = ("front_end_id", "route", "data", "delay")
+    FRONT_END_ID_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
+    front_end_id: str
+    route: str
+    data: bytes
+    delay: _duration_pb2.Duration
+    def __init__(self, front_end_id: _Optional[str] = ..., route: _Optional[str] = ..., data: _Optional[bytes] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class RunTaskResponse(_message.Message):
+    __slots__ = ("key", "durability")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    key: _suspension_pb2.SuspensionKey
+    durability: _suspension_pb2.Durability
+    def __init__(self, key: _Optional[_Union[_suspension_pb2.SuspensionKey, _Mapping]] = ..., durability: _Optional[_Union[_suspension_pb2.Durability, str]] = ...) -> None: ...
+
 class CancelRequest(_message.Message):
     __slots__ = ("key",)
     KEY_FIELD_NUMBER: _ClassVar[int]

@@ -46,6 +46,11 @@ class NapServiceStub:
                 request_serializer=sipnap_dot_v1_dot_nap__service__pb2.SuspendRouteRequest.SerializeToString,
                 response_deserializer=sipnap_dot_v1_dot_nap__service__pb2.SuspendRouteResponse.FromString,
                 _registered_method=True)
+        self.RunTask = channel.unary_unary(
+                '/sipnap.v1.NapService/RunTask',
+                request_serializer=sipnap_dot_v1_dot_nap__service__pb2.RunTaskRequest.SerializeToString,
+                response_deserializer=sipnap_dot_v1_dot_nap__service__pb2.RunTaskResponse.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/sipnap.v1.NapService/Cancel',
                 request_serializer=sipnap_dot_v1_dot_nap__service__pb2.CancelRequest.SerializeToString,
@@ -84,6 +89,15 @@ class NapServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RunTask(self, request, context):
+        """Returns once a task is accepted: a route that the front end runs without a transaction, when a worker of the group
+        is free and the time has passed (async module: async_task_data). At least once: a front end that dies between
+        running it and saying so runs it again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Cancel(self, request, context):
         """Ends a suspension before its time. Idempotent; the outcome is definite.
         """
@@ -117,6 +131,11 @@ def add_NapServiceServicer_to_server(servicer, server):
                     servicer.SuspendRoute,
                     request_deserializer=sipnap_dot_v1_dot_nap__service__pb2.SuspendRouteRequest.FromString,
                     response_serializer=sipnap_dot_v1_dot_nap__service__pb2.SuspendRouteResponse.SerializeToString,
+            ),
+            'RunTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunTask,
+                    request_deserializer=sipnap_dot_v1_dot_nap__service__pb2.RunTaskRequest.FromString,
+                    response_serializer=sipnap_dot_v1_dot_nap__service__pb2.RunTaskResponse.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
@@ -190,6 +209,33 @@ class NapService:
             '/sipnap.v1.NapService/SuspendRoute',
             sipnap_dot_v1_dot_nap__service__pb2.SuspendRouteRequest.SerializeToString,
             sipnap_dot_v1_dot_nap__service__pb2.SuspendRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/sipnap.v1.NapService/RunTask',
+            sipnap_dot_v1_dot_nap__service__pb2.RunTaskRequest.SerializeToString,
+            sipnap_dot_v1_dot_nap__service__pb2.RunTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,11 @@ class NapServiceStub:
     """Returns once the suspension is accepted; the continue goes to the front end that the key names
     (async module: async_route). The same key again is no error and changes nothing.
     """
+    RunTask: _grpc.UnaryUnaryMultiCallable[_nap_service_pb2.RunTaskRequest, _nap_service_pb2.RunTaskResponse]
+    """Returns once a task is accepted: a route that the front end runs without a transaction, when a worker of the group
+    is free and the time has passed (async module: async_task_data). At least once: a front end that dies between
+    running it and saying so runs it again.
+    """
     Cancel: _grpc.UnaryUnaryMultiCallable[_nap_service_pb2.CancelRequest, _nap_service_pb2.CancelResponse]
     """Ends a suspension before its time. Idempotent; the outcome is definite."""
     Get: _grpc.UnaryUnaryMultiCallable[_nap_service_pb2.GetRequest, _nap_service_pb2.GetResponse]
@@ -64,6 +69,11 @@ class NapServiceAsyncStub(NapServiceStub):
     SuspendRoute: _aio.UnaryUnaryMultiCallable[_nap_service_pb2.SuspendRouteRequest, _nap_service_pb2.SuspendRouteResponse]  # type: ignore[assignment]
     """Returns once the suspension is accepted; the continue goes to the front end that the key names
     (async module: async_route). The same key again is no error and changes nothing.
+    """
+    RunTask: _aio.UnaryUnaryMultiCallable[_nap_service_pb2.RunTaskRequest, _nap_service_pb2.RunTaskResponse]  # type: ignore[assignment]
+    """Returns once a task is accepted: a route that the front end runs without a transaction, when a worker of the group
+    is free and the time has passed (async module: async_task_data). At least once: a front end that dies between
+    running it and saying so runs it again.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_nap_service_pb2.CancelRequest, _nap_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Ends a suspension before its time. Idempotent; the outcome is definite."""
@@ -95,6 +105,17 @@ class NapServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_nap_service_pb2.SuspendRouteResponse, _abc.Awaitable[_nap_service_pb2.SuspendRouteResponse]]:
         """Returns once the suspension is accepted; the continue goes to the front end that the key names
         (async module: async_route). The same key again is no error and changes nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def RunTask(
+        self,
+        request: _nap_service_pb2.RunTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_nap_service_pb2.RunTaskResponse, _abc.Awaitable[_nap_service_pb2.RunTaskResponse]]:
+        """Returns once a task is accepted: a route that the front end runs without a transaction, when a worker of the group
+        is free and the time has passed (async module: async_task_data). At least once: a front end that dies between
+        running it and saying so runs it again.
         """
 
     @_abc_1.abstractmethod

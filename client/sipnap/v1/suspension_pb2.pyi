@@ -176,32 +176,40 @@ class NamedValue(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[_Union[Value, _Mapping]] = ...) -> None: ...
 
 class Operation(_message.Message):
-    __slots__ = ("name", "arguments", "group")
+    __slots__ = ("name", "arguments", "group", "prefix", "timeout", "max_attempts")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
     GROUP_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     arguments: _containers.RepeatedCompositeFieldContainer[NamedValue]
     group: str
-    def __init__(self, name: _Optional[str] = ..., arguments: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., group: _Optional[str] = ...) -> None: ...
+    prefix: str
+    timeout: _duration_pb2.Duration
+    max_attempts: int
+    def __init__(self, name: _Optional[str] = ..., arguments: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., group: _Optional[str] = ..., prefix: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_attempts: _Optional[int] = ...) -> None: ...
 
 class Suspension(_message.Message):
-    __slots__ = ("key", "resume_route", "delay", "deadline", "state", "operation", "late_policy")
+    __slots__ = ("key", "resume_route", "delay", "deadline", "state", "operations", "late_policy", "data")
     KEY_FIELD_NUMBER: _ClassVar[int]
     RESUME_ROUTE_FIELD_NUMBER: _ClassVar[int]
     DELAY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
-    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     LATE_POLICY_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     key: SuspensionKey
     resume_route: str
     delay: _duration_pb2.Duration
     deadline: _duration_pb2.Duration
     state: TransactionState
-    operation: Operation
+    operations: _containers.RepeatedCompositeFieldContainer[Operation]
     late_policy: LatePolicy
-    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[TransactionState, _Mapping]] = ..., operation: _Optional[_Union[Operation, _Mapping]] = ..., late_policy: _Optional[_Union[LatePolicy, str]] = ...) -> None: ...
+    data: bytes
+    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., state: _Optional[_Union[TransactionState, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[Operation, _Mapping]]] = ..., late_policy: _Optional[_Union[LatePolicy, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class SuspensionInfo(_message.Message):
     __slots__ = ("suspension", "phase", "accept_time", "due_time", "attempt")
@@ -218,17 +226,23 @@ class SuspensionInfo(_message.Message):
     def __init__(self, suspension: _Optional[_Union[Suspension, _Mapping]] = ..., phase: _Optional[_Union[SuspensionPhase, str]] = ..., accept_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Continue(_message.Message):
-    __slots__ = ("key", "resume_route", "attempt", "status", "error", "values")
+    __slots__ = ("key", "resume_route", "attempt", "status", "error", "values", "error_code", "data", "continue_number")
     KEY_FIELD_NUMBER: _ClassVar[int]
     RESUME_ROUTE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     VALUES_FIELD_NUMBER: _ClassVar[int]
+    ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CONTINUE_NUMBER_FIELD_NUMBER: _ClassVar[int]
     key: SuspensionKey
     resume_route: str
     attempt: int
     status: ContinueStatus
     error: str
     values: _containers.RepeatedCompositeFieldContainer[NamedValue]
-    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., attempt: _Optional[int] = ..., status: _Optional[_Union[ContinueStatus, str]] = ..., error: _Optional[str] = ..., values: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ...) -> None: ...
+    error_code: str
+    data: bytes
+    continue_number: int
+    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., attempt: _Optional[int] = ..., status: _Optional[_Union[ContinueStatus, str]] = ..., error: _Optional[str] = ..., values: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., error_code: _Optional[str] = ..., data: _Optional[bytes] = ..., continue_number: _Optional[int] = ...) -> None: ...

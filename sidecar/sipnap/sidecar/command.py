@@ -98,7 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run until a signal."""
-    from sipnap.sidecar.operations import load_operations
+    from sipnap.client.operations import load_operations
     from sipnap.sidecar.server import Settings, serve
 
     try:

@@ -21,6 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sipnap.client.channel import MAX_MESSAGE_BYTES
+from sipnap.client.operations import Operation
 from sipnap.sidecar import listener
 from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.groups import DEFAULT_GROUP, WorkerGroup
@@ -30,7 +31,7 @@ from sipnap.sidecar.journal.base import Durability, Journal
 from sipnap.sidecar.journal.memory import MemoryJournal
 from sipnap.sidecar.listener import Address, ListenError
 from sipnap.sidecar.metrics import serve_metrics
-from sipnap.sidecar.operations import Operation, Runner
+from sipnap.sidecar.operations import Runner
 from sipnap.sidecar.recovery import recover
 from sipnap.sidecar.services.admin import AdminServicer
 from sipnap.sidecar.services.front_end import FrontEndServicer

@@ -70,7 +70,7 @@ def request_from(suspension: pb.Suspension, present_epoch: int) -> Request:
     """A request for the core to judge; boot epoch 0 becomes the present one."""
     if not suspension.key.boot_epoch:
         suspension.key.boot_epoch = present_epoch
-    operation = suspension.operation if suspension.HasField("operation") else None
+    operation = suspension.operations[0] if suspension.operations else None
     return Request(
         nap_key(suspension.key),
         suspension.resume_route,
