@@ -19,7 +19,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY client client
 COPY sidecar sidecar
 COPY shim shim
-RUN /opt/sipnap/bin/pip install --no-cache-dir '.[sidecar,redis]'
+RUN /opt/sipnap/bin/pip install --no-cache-dir '.[sidecar,redis,http,enum]'
 
 FROM python:3.13-slim-bookworm
 RUN groupadd --system --gid 5600 sipnap && \

@@ -42,6 +42,7 @@ crash: $(VENV)/.test  ## kill sidecars under load, 500 times over 100,000 suspen
 	@scripts/system-packages
 	@$(BIN)/python -m tests.crash --journal sqlite $(ARGS)
 	@$(BIN)/python -m tests.crash --journal redis $(ARGS)
+	@$(BIN)/python -m tests.crash --journal workers --kills 100 --suspensions 10000 --rate 80 $(ARGS)
 
 simulate: $(VENV)/.test  ## run 10,000 seeds of the simulator: both sides under a virtual clock, with faults
 	@$(BIN)/python -m tests.simulator --seeds 10000 --jobs 2 $(ARGS)

@@ -3,7 +3,8 @@
 //   npm install && node nap.js [--sidecar HOST:PORT] [--protos DIRECTORY]
 //
 // It waits with Sleep, then plays a front end: opens a Session under the name "node-example", has a transaction of its own
-// suspended with SuspendRoute, receives the continue over the session and answers it APPLIED. Exit code 0 if all went so.
+// suspended with SuspendRoute, receives the continue over the session and answers it APPLIED; then the same with an
+// operation in place of the time, and with a task. Exit code 0 if all went so.
 
 'use strict'
 
@@ -97,13 +98,40 @@ async function main() {
   const sleptMs = elapsedMs(suspended)
   say(`continue for route ${resumed.resume_route}, ${resumed.status}, attempt ${resumed.attempt}`)
   session.write({ results: [{ key: resumed.key, outcome: 'CONTINUE_OUTCOME_APPLIED' }] })
-  session.end()
   say('answered APPLIED')
+
+  // 5. With an operation the delay is the most that it may take: the continue comes as soon as it has ended, with what
+  // it found in `values`. "pass" finds nothing; "http", "enum" and your own are asked for in the same way.
+  const answered = received(session, (message) => message.continues[0])
+  answered.catch(() => {})
+  const operation = { name: 'pass', arguments: [{ name: 'number', value: { text: Buffer.from('4711') } }], group: 'default' }
+  const nextKey = { ...key, nap_number: 2 }
+  await call('SuspendRoute', {
+    suspension: { key: nextKey, resume_route: 'ANSWERED', delay: duration(PATIENCE_MS), state, operations: [operation] },
+  })
+  const answer = await answered
+  say(`continue for route ${answer.resume_route}, ${answer.status}, ${answer.values.length} values`)
+  session.write({ results: [{ key: answer.key, outcome: 'CONTINUE_OUTCOME_APPLIED' }] })
+
+  // 6. A task: a route that the front end runs without a transaction. Any program may ask for it.
+  const ran = received(session, (message) => message.continues[0])
+  ran.catch(() => {})
+  await call('RunTask', { front_end_id: FRONT_END_ID, route: 'CLEAN_UP', data: Buffer.from('4711') })
+  const task = await ran
+  say(`task for route ${task.resume_route}, data ${task.data}`)
+  session.write({ results: [{ key: task.key, outcome: 'CONTINUE_OUTCOME_APPLIED' }] })
+  session.end()
 
   naps.close()
   frontEnds.close()
   if (resumed.resume_route !== 'RESUME' || resumed.status !== 'CONTINUE_STATUS_OK') {
     throw new Error(`an unexpected continue: ${JSON.stringify(resumed)}`)
+  }
+  if (answer.resume_route !== 'ANSWERED' || answer.status !== 'CONTINUE_STATUS_OK') {
+    throw new Error(`an unexpected continue: ${JSON.stringify(answer)}`)
+  }
+  if (task.resume_route !== 'CLEAN_UP' || task.data.toString() !== '4711' || task.key.nap_number !== 0) {
+    throw new Error(`an unexpected task: ${JSON.stringify(task)}`)
   }
   if (sleptMs < NAP_MS) {
     throw new Error(`resumed after ${sleptMs} ms, before its time`)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash import runs, shared
+from tests.crash import runs, shared, workers
 from tests.support.redis_server import RedisServer
 
 
@@ -17,10 +17,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.crash",
         description="Kill a sidecar with kill -9 at random instants under load, or stop and kill the owner of two that "
-        "share a Redis, and count what was lost.",
+        "share a Redis, or somebody of two sidecars with four remote workers; and count what was lost.",
         epilog="example: python -m tests.crash --kills 500 --suspensions 100000",
     )
-    parser.add_argument("--journal", choices=["sqlite", "redis"], default="sqlite", help="which run (default sqlite)")
+    parser.add_argument(
+        "--journal", choices=["sqlite", "redis", "workers"], default="sqlite", help="which run (default sqlite)"
+    )
     parser.add_argument("--kills", type=int, default=500, help="at least so many kills or stops (default 500)")
     parser.add_argument("--suspensions", type=int, default=100_000, help="over at least so many suspensions (100000)")
     parser.add_argument("--rate", type=int, default=800, help="suspensions per second (default 800)")
@@ -35,7 +37,12 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="sipnap-crash-") as directory:
         numbers = {"suspensions": arguments.suspensions, "rate": arguments.rate, "seed": seed}
-        if arguments.journal == "redis":
+        outcome: runs.Outcome | workers.Outcome
+        if arguments.journal == "workers":
+            with RedisServer(Path(directory)) as redis:
+                chaos = workers.kill_and_stop(redis, faults=arguments.kills, progress=progress, **numbers)
+                outcome = asyncio.run(chaos)
+        elif arguments.journal == "redis":
             with RedisServer(Path(directory)) as redis:
                 run = shared.stop_owners(redis, faults=arguments.kills, progress=progress, **numbers)
                 outcome = asyncio.run(run)

@@ -79,7 +79,7 @@ def test_status(sidecar: Sidecar, held: list[SuspensionKey]) -> None:
 
 def test_no_sidecar_is_one_line_that_names_the_remedy() -> None:
     target = f"127.0.0.1:{free_port()}"
-    for words in (["status"], ["list"], ["cancel", "kamailio/1/2/3/1"]):
+    for words in (["status"], ["list"], ["cancel", "kamailio/1/2/3/1"], ["run-task", "R", "--front-end", "kamailio"]):
         done = subprocess.run(
             sipnap(*words, "--sidecar", target), capture_output=True, text=True, timeout=30, check=False
         )

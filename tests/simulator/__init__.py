@@ -34,6 +34,10 @@ owned by the sidecar that claimed it last, and the others are fenced.
 - nothing is left over in tables, heaps and journals, and the counters add up;
 - no task and no callback of the product raises what nobody expects.
 
-**Not simulated**: operations and workers, unary RPCs, TLS; gRPC, SQLite and Redis themselves (each has tests with the
-real one); clocks that run apart, and a wall clock that jumps between two lives of a sidecar.
+**Operations.** Some runs have naps with operations, of groups that are resized meanwhile: coroutines that take their
+time, fail, are tried again, do not let go, or never end. Each nap has to get its own results, and each operation is run
+as often as its policy says for each time that a sidecar learns of it.
+
+**Not simulated**: workers in other processes, unary RPCs, TLS; gRPC, SQLite and Redis themselves (each has tests with
+the real one); clocks that run apart, and a wall clock that jumps between two lives of a sidecar.
 """

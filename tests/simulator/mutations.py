@@ -14,6 +14,7 @@ from sipnap.client.outstanding import Outstanding
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio.bridge import Bridge
 from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.groups import Job, JobResult, WorkerGroup
 from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome
 from sipnap.sidecar.core.timers import TimerHeap
 from sipnap.sidecar.dispatcher import Dispatcher
@@ -175,6 +176,75 @@ def drop_the_fencing_check_of_writes() -> AbstractContextManager[Any]:
             write(self, added, ended)
 
     return mock.patch.object(SharedJournal, "_write", write_all)
+
+
+# Operations
+
+
+@_mutation
+def recover_naps_without_their_operations() -> AbstractContextManager[Any]:
+    return mock.patch("sipnap.sidecar.recovery.operations_of", return_value=())
+
+
+@_mutation
+def queue_the_first_operation_only() -> AbstractContextManager[Any]:
+    queue = Engine._queue_jobs
+    return mock.patch.object(Engine, "_queue_jobs", lambda self, jobs: queue(self, list(jobs)[:1]))
+
+
+@_mutation
+def continue_when_the_first_operation_has_ended() -> AbstractContextManager[Any]:
+    end_job = Engine._end_job
+
+    def end_all(self: Engine, job: Any, result: Any) -> Held | None:
+        for other in list(job.held.jobs):
+            if other is not job:
+                end_job(self, other, JobResult())
+        return end_job(self, job, result)
+
+    return mock.patch.object(Engine, "_end_job", end_all)
+
+
+@_mutation
+def hear_attempts_that_were_given_up() -> AbstractContextManager[Any]:
+    finish = Engine.finish_job
+
+    def finish_anyway(self: Engine, job: Any, result: Any) -> Held | None:
+        job.abandoned = False
+        return finish(self, job, result)
+
+    return mock.patch.object(Engine, "finish_job", finish_anyway)
+
+
+@_mutation
+def keep_the_places_of_what_was_cancelled() -> AbstractContextManager[Any]:
+    withdraw = WorkerGroup.withdraw
+
+    def withdraw_and_count(self: WorkerGroup, job: Any) -> None:
+        withdraw(self, job)
+        self._reserved += 1
+
+    return mock.patch.object(WorkerGroup, "withdraw", withdraw_and_count)
+
+
+@_mutation
+def try_again_for_ever() -> AbstractContextManager[Any]:
+    next_attempt = Job.next_attempt
+
+    def first_attempt_again(self: Job) -> Job:
+        again = next_attempt(self)
+        again.attempt = 1
+        return again
+
+    return mock.patch.object(Job, "next_attempt", first_attempt_again)
+
+
+@_mutation
+def start_nothing_after_a_resize() -> AbstractContextManager[Any]:
+    def shrink_to_nothing(self: Engine, group: Any, workers: int) -> None:
+        group.workers = 0
+
+    return mock.patch.object(Engine, "resize", shrink_to_nothing)
 
 
 # The session

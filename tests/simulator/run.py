@@ -27,6 +27,7 @@ from tests.simulator.network import Call, Key, Network
 from tests.simulator.proxy import Nap, Proxy, State
 from tests.simulator.shim import SimulatedShim
 from tests.simulator.sidecar import SimulatedSidecar
+from tests.simulator.work import Workload
 
 _LONGEST_LOAD_SECONDS = 8.0
 _PATIENCE_SECONDS = 30.0
@@ -89,11 +90,12 @@ class _Run:
         self._network = Network(loop, random, self._trace, self)
         names, self._is_shared = random.choice([(["a"], False)] * 5 + [(["a", "b"], False)] + [(["a", "b"], True)] * 2)
         self._max_pending = random.choice([1_000_000] * 9 + [3])
+        self._workload = Workload(seed, self._violate)
         shared_disk = Disk(random, is_shared=True)
         self._sidecars = [
             SimulatedSidecar(
                 name, shared_disk if self._is_shared else Disk(random),
-                self._max_pending, loop, random, self._network,
+                self._max_pending, self._workload, loop, random, self._network,
                 self.step, self._forgotten, self._is_kept, self._violate,
             )
             for name in names
@@ -101,8 +103,8 @@ class _Run:
         # A commit waits for the one before it; each takes its time before and after it is done.
         self._slow_seconds = 4 * max(sidecar.disk.slowest_seconds for sidecar in self._sidecars)
         self._network.sidecars = {sidecar.name: sidecar for sidecar in self._sidecars}
-        self._proxy = Proxy(loop, random, self._network, self._violate, self._to_shim)
-        self._shim = SimulatedShim(loop, random, self._network, self._proxy, names, self._violate)
+        self._proxy = Proxy(loop, random, self._network, self._workload, self._violate, self._to_shim)
+        self._shim = SimulatedShim(loop, random, self._network, self._proxy, self._workload, names, self._violate)
         self._load_seconds = random.uniform(0.5, _LONGEST_LOAD_SECONDS)
         self._faults = Faults(
             loop, random, self._network, self._proxy, self._shim, self._sidecars,
@@ -127,6 +129,9 @@ class _Run:
         self._shim.start()
         for _ in range(random.choice([3, 10, 25])):
             loop.call_later(random.uniform(0.0, self._load_seconds), self._proxy.receive_call)
+        for seconds, group_name, workers in self._workload.draw_resizes(self._load_seconds):
+            for sidecar in self._sidecars:
+                loop.call_later(seconds, sidecar.resize, group_name, workers)
         self._faults.plan()
         try:
             while not self._faults.are_over:
@@ -217,9 +222,13 @@ class _Run:
             if not (is_short or explain(nap.began_seconds, nap.last_seconds)):
                 self._violate(f"{name} was lost, though nothing was wrong before its deadline")
         elif nap.status == "failed":
-            is_tight = self._max_pending < 100
+            is_tight = self._max_pending < 100 or (nap.operations and not self._workload.is_light)
             if not (is_tight or explain(nap.began_seconds, nap.ended_seconds, "disk full", "drain")):
                 self._violate(f"{name} was refused, though the sidecar could take it")
+        elif nap.status == "timed_out" and nap.operations:
+            is_tight = not self._workload.is_light or nap.delay_seconds < 1.0 + self._slow_seconds
+            if not (is_tight or explain(nap.began_seconds, nap.ended_seconds)):
+                self._violate(f"{name} timed out, though its operations had time")
         elif nap.status != "ok":
             self._violate(f"{name} ended as {nap.status!r}")
         # The shim counts the delay from when it hears of the nap.

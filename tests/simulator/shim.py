@@ -17,6 +17,7 @@ from sipnap.v1 import suspension_pb2 as pb
 from tests.simulator.loop import PROCESS, Process, VirtualLoop
 from tests.simulator.network import Key, Network, as_call
 from tests.simulator.proxy import EARLY_TOLERANCE_SECONDS, Proxy, State
+from tests.simulator.work import Workload
 
 if TYPE_CHECKING:
     from sipnap.client.session import _Call
@@ -89,6 +90,7 @@ class SimulatedSession(FrontEndSession):
     def suspend(self, suspension: pb.Suspension) -> None:
         key = suspension.key
         nap = self._shim.proxy.naps[key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number]
+        suspension.operations.extend(nap.operations)
         if nap.deadline_seconds is not None:
             set_duration(suspension.deadline, nap.deadline_seconds)
         if self._process.is_alive:
@@ -124,7 +126,9 @@ class SimulatedSession(FrontEndSession):
         self._shim.delivered.add((self._process.name, key))
         if self._cancelled_seconds.get(key, now) < now:
             violate(f"{nap} was handed to the shim after its cancel")
-        if received.status == pb.CONTINUE_STATUS_OK and now < nap.due_seconds - EARLY_TOLERANCE_SECONDS:
+        self._shim.workload.check(str(nap), nap.operations, received)
+        is_ok = received.status == pb.CONTINUE_STATUS_OK
+        if is_ok and not nap.operations and now < nap.due_seconds - EARLY_TOLERANCE_SECONDS:
             violate(f"{nap} was handed to the shim {nap.due_seconds - now:.6f} s early")
 
     def left_over(self) -> str:
@@ -148,6 +152,7 @@ class SimulatedShim:
         random: Random,
         network: Network,
         proxy: Proxy,
+        workload: Workload,
         targets: list[str],
         violate: Callable[[str], None],
     ) -> None:
@@ -155,6 +160,7 @@ class SimulatedShim:
         self._random = random
         self.network = network
         self.proxy = proxy
+        self.workload = workload
         self.violate = violate
         self.process: Process | None = None
         """Of its present life; None while it is away."""

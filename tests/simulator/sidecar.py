@@ -9,14 +9,16 @@ from typing import Any
 
 from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
+from sipnap.sidecar.core.groups import WorkerKind
 from sipnap.sidecar.core.suspension import Limits, Phase
 from sipnap.sidecar.dispatcher import Dispatcher
-from sipnap.sidecar.operations import Runner
 from sipnap.sidecar.recovery import recover
 from sipnap.sidecar.services.front_end import FrontEndServicer
+from sipnap.sidecar.workers.coroutines import CoroutinePool
 from tests.simulator.journal import Disk, SharedJournal, SimulatedJournal
 from tests.simulator.loop import Process, VirtualLoop
 from tests.simulator.network import Call, Key, Network
+from tests.simulator.work import Workload
 
 
 class CountingEngine(Engine):
@@ -55,6 +57,7 @@ class SimulatedSidecar:
         name: str,
         disk: Disk,
         max_pending: int,
+        workload: Workload,
         loop: VirtualLoop,
         random: Random,
         network: Network,
@@ -73,6 +76,7 @@ class SimulatedSidecar:
         self._lives = 0
         self._main: asyncio.Task[object] | None = None
         self._max_pending = max_pending
+        self._workload = workload
         self._loop = loop
         self._random = random
         self._network = network
@@ -129,6 +133,14 @@ class SimulatedSidecar:
         if process is self.process:
             self.kill()
 
+    def resize(self, group_name: str, workers: int) -> None:
+        """As `sipnap workers set` does."""
+        process, dispatcher = self.process, self._dispatcher
+        if process is not None and dispatcher is not None and not process.is_stopped:
+            self._network.trace("%s: %d workers in group %s", process.name, workers, group_name)
+            group = dispatcher.engine.groups[group_name]
+            process.context.copy().run(dispatcher.resize, group, workers)
+
     def accept(self, call: Call) -> bool:
         """Serve a stream; False if nobody listens."""
         if self.process is None or self._servicer is None:
@@ -140,8 +152,11 @@ class SimulatedSidecar:
     async def _serve(self, process: Process) -> None:
         make = SharedJournal if self.disk.is_shared else SimulatedJournal
         journal = make(self.disk, self._random, process, self._on_step, self._on_forget, self._violate)
-        engine = CountingEngine(self._loop.time, Limits(max_pending=self._max_pending))
-        dispatcher = Dispatcher(engine, journal, Runner({}))
+        operations = self._workload.operations(lambda: self.memory if process is self.process else process.name)
+        limits = Limits(max_pending=self._max_pending)
+        engine = CountingEngine(self._loop.time, limits, self._workload.groups(), operations)
+        dispatcher = Dispatcher(engine, journal)
+        dispatcher.pools[WorkerKind.ASYNC] = CoroutinePool(dispatcher, operations)
         restored = await recover(engine, journal)
         dispatcher.start()
         self.engine, self._dispatcher = engine, dispatcher
@@ -176,4 +191,10 @@ class SimulatedSidecar:
         left = engine.held_count, engine.continuing_count, len(engine.timers), len(self.disk.entries)
         if any(left):
             self._violate(f"{self.name}: left over: held %d, continuing %d, timers %d, in the journal %d" % left)
+        for group in engine.groups.values():
+            waiting = group.queued, group.max_queued + max(0, group.workers - len(group.running)) - group.room
+            if any(waiting):
+                self._violate(f"{self.name}: group {group.name}: left over: queued %d, places kept %d" % waiting)
+            if not all(job.abandoned for job in group.running):
+                self._violate(f"{self.name}: group {group.name}: somebody still waits for {group.running}")
         self.check_counters()

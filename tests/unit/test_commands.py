@@ -55,7 +55,9 @@ def _status(**options: object) -> admin.GetStatusResponse:
 def test_status_for_people() -> None:
     status = _status()
     status.front_ends.add(front_end_id="kamailio", boot_epoch=17, connected=True, pending=3)
-    status.worker_groups.add(name="default", workers=16, busy=2)
+    status.worker_groups.add(
+        name="default", kind=admin.WORKER_KIND_ASYNC, workers=16, busy=2, succeeded=7, timed_out=3, refused=1
+    )
     assert list(status_lines(status, "127.0.0.1:5600", NOW)) == [
         "sidecar     127.0.0.1:5600, sipnap 0.1.0, instance abc",
         "state       serving, up 3 min 20 s, since 2026-01-31 11:56:40 UTC",
@@ -67,8 +69,8 @@ def test_status_for_people() -> None:
         "FRONT END  SESSION  BOOT EPOCH  PENDING  CONTINUING",
         "kamailio   open     17          3        0",
         "",
-        "WORKER GROUP  WORKERS  BUSY  QUEUED",
-        "default       16       2     0",
+        "WORKER GROUP  KIND   WORKERS  BUSY  QUEUED  OK  FAILED  TIMED OUT  REFUSED",
+        "default       async  16       2     0       7   0       3          1",
     ]
 
 

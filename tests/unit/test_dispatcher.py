@@ -12,7 +12,6 @@ from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.suspension import Held, Limits, NapKey, Request
 from sipnap.sidecar.dispatcher import Dispatcher
 from sipnap.sidecar.journal.base import Durability, Entry, Journal, JournalError
-from sipnap.sidecar.operations import Runner
 from sipnap.sidecar.services.front_end import FrontEndServicer
 from sipnap.sidecar.services.nap import NapServicer
 from sipnap.v1 import front_end_service_pb2 as wire
@@ -85,7 +84,7 @@ class Bench:
     def __init__(self) -> None:
         self.journal = SlowJournal()
         self.engine = Engine(asyncio.get_running_loop().time, Limits())
-        self.dispatcher = Dispatcher(self.engine, self.journal, Runner({}))
+        self.dispatcher = Dispatcher(self.engine, self.journal)
         self.sessions = FrontEndServicer(self.dispatcher, "instance")
         self.naps = NapServicer(self.dispatcher)
         self.tasks = [asyncio.create_task(self.dispatcher.commit_forever())]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sipnap.sidecar.core.engine import Engine
-from sipnap.sidecar.core.groups import WorkerGroup
+from sipnap.sidecar.core.groups import Job, JobPolicy, JobResult, WorkerGroup
 from sipnap.sidecar.core.suspension import (
     CancelOutcome,
     Held,
     Limits,
     NapKey,
+    OperationRequest,
     Outcome,
     Phase,
     Reason,
@@ -32,10 +35,11 @@ def nap(
     *,
     epoch: int = EPOCH,
     deadline_seconds: float | None = None,
-    operation: tuple[str, str] | None = None,
+    operations: Sequence[str | OperationRequest] = (),
     route: str = "RESUME",
 ) -> Request:
-    return Request(NapKey(epoch, number, number + 1, 1), route, delay_seconds, deadline_seconds, b"payload", operation)
+    wanted = tuple(OperationRequest(given) if isinstance(given, str) else given for given in operations)
+    return Request(NapKey(epoch, number, number + 1, 1), route, delay_seconds, deadline_seconds, b"payload", wanted)
 
 
 class Bench:
@@ -44,13 +48,16 @@ class Bench:
     def __init__(self, limits: Limits | None = None, workers: int = 2) -> None:
         self.clock = ManualClock()
         self.group = WorkerGroup("default", workers, max_queued=3)
-        self.engine = Engine(self.clock, limits or Limits(), [self.group], ["lookup"])
+        self.engine = Engine(self.clock, limits or Limits(), [self.group], {"lookup": JobPolicy()})
         self.front_end = self.engine.attach("kamailio", EPOCH)
 
     def accept(self, request: Request) -> Held:
         held, _ = self.engine.reserve(self.front_end, request)
         self.engine.activate([held])
         return held
+
+    def take(self) -> Job | None:
+        return self.engine.take_job(self.group)
 
     def due(self) -> list[Held]:
         return self.engine.pop_due(1000).continues
@@ -193,10 +200,9 @@ def test_a_cancel_during_the_commit_is_final(bench: Bench) -> None:
         (nap(1, route="A B"), Reason.INVALID),
         (nap(1, route="R\n"), Reason.INVALID),
         (nap(1, route="R" * 65), Reason.INVALID),
-        (Request(NapKey(EPOCH, 1, 1, 0), "R", 1.0, None, b""), Reason.INVALID),
         (Request(NapKey(EPOCH, 1, 1, 1), "R", 1.0, None, b"x" * 65_537), Reason.TOO_LARGE),
-        (nap(1, operation=("nothing", "")), Reason.OPERATION_UNKNOWN),
-        (nap(1, operation=("lookup", "nowhere")), Reason.OPERATION_UNKNOWN),
+        (nap(1, operations=("nothing",)), Reason.OPERATION_UNKNOWN),
+        (nap(1, operations=(OperationRequest("lookup", "nowhere"),)), Reason.OPERATION_UNKNOWN),
     ],
 )
 def test_refusals(bench: Bench, request_: Request, reason: Reason) -> None:
@@ -273,46 +279,46 @@ def test_listing_goes_page_by_page_in_order_of_acceptance(bench: Bench) -> None:
 
 
 def test_an_operation_continues_as_soon_as_it_has_ended(bench: Bench) -> None:
-    held = bench.accept(nap(1, 5.0, operation=("lookup", "")))
-    job = bench.group.take()
+    held = bench.accept(nap(1, 5.0, operations=("lookup",)))
+    job = bench.take()
     assert job is not None
-    assert bench.engine.finish_job(job, Status.OK, "", (b"found",)) is held
+    assert bench.engine.finish_job(job, JobResult(values=(b"found",))) is held
     assert (held.phase, held.status, held.values) == (Phase.CONTINUING, Status.OK, (b"found",))
     assert not bench.group.running
 
 
 def test_an_operation_that_takes_too_long_times_out(bench: Bench) -> None:
-    held = bench.accept(nap(1, 5.0, operation=("lookup", "")))
-    job = bench.group.take()
+    held = bench.accept(nap(1, 5.0, operations=("lookup",)))
+    job = bench.take()
     assert job is not None
     bench.clock.advance(5.0)
     assert bench.due() == [held]
     assert held.status is Status.TIMED_OUT
     assert bench.engine.take_stopped_jobs() == [job]
-    assert bench.engine.finish_job(job, Status.OK, "", ()) is None, "too late to be heard"
+    assert bench.engine.finish_job(job, JobResult()) is None, "too late to be heard"
     assert held.status is Status.TIMED_OUT
 
 
 def test_a_cancel_stops_the_operation_and_skips_the_queued(bench: Bench) -> None:
-    running, queued = (bench.accept(nap(n, 5.0, operation=("lookup", "default"))) for n in (1, 2))
-    job = bench.group.take()
+    running, queued = (bench.accept(nap(n, 5.0, operations=(OperationRequest("lookup", "default"),))) for n in (1, 2))
+    job = bench.take()
     assert job is not None
     for held in (running, queued):
         assert bench.engine.cancel("kamailio", held.key) is CancelOutcome.CANCELLED
     assert bench.engine.take_stopped_jobs() == [job]
     assert bench.group.queued == 0
-    assert bench.group.take() is None
+    assert bench.take() is None
 
 
 def test_a_full_group_refuses(bench: Bench) -> None:
     for number in range(5):
-        bench.accept(nap(number, 5.0, operation=("lookup", "")))
-        bench.group.take()
+        bench.accept(nap(number, 5.0, operations=("lookup",)))
+        bench.take()
     assert (len(bench.group.running), bench.group.queued) == (2, 3)
-    assert bench.refused(nap(9, operation=("lookup", ""))) is Reason.FULL
+    assert bench.refused(nap(9, operations=("lookup",))) is Reason.FULL
     bench.group.workers = 3
-    assert bench.group.take() is not None, "growing takes effect at once"
-    assert bench.accept(nap(9, operation=("lookup", ""))).phase is Phase.PENDING
+    assert bench.take() is not None, "growing takes effect at once"
+    assert bench.accept(nap(9, operations=("lookup",))).phase is Phase.PENDING
 
 
 class EngineMachine(RuleBasedStateMachine):

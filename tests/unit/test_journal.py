@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from sipnap.sidecar.core.engine import Engine
-from sipnap.sidecar.core.groups import Job, WorkerGroup
-from sipnap.sidecar.core.suspension import Held, Limits, NapKey, Request
+from sipnap.sidecar.core.suspension import Held, Limits, NapKey, Request, Work
 from sipnap.sidecar.journal.base import Durability, Entry, Journal, JournalError
 from sipnap.sidecar.journal.memory import MemoryJournal
 from sipnap.sidecar.journal.redis import RedisJournal
@@ -77,9 +76,8 @@ async def test_a_journal_begins_empty_and_takes_batches(open_journal: Callable[[
 async def test_what_was_committed_is_recovered_to_the_byte(open_journal: Callable[[], Journal], source: Source) -> None:
     journal = open_journal()
     await kept(journal, source)
-    group = WorkerGroup("lookups", 1, 1)
     first, second, ended = source.held(BIGGEST), source.held(payload=b""), source.held()
-    second.job = Job(second, "enum", group)
+    second.work = Work(["enum"], "lookups")
     before = time.time()
     await journal.commit([first, second, ended], [])
     await journal.commit([], [ended])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.groups import JobResult
 from sipnap.sidecar.core.suspension import Limits, NapKey, Outcome, Phase, Reason, Refused
 from tests.unit.test_engine import EPOCH, Bench, nap
 
@@ -17,7 +18,7 @@ def bench() -> Bench:
 def restore(engine: Engine, number: int, epoch: int = EPOCH) -> None:
     engine.restore(
         "opensips", NapKey(epoch, number, number + 1, 1), "RESUME", b"payload",
-        sequence=None, accepted_seconds=0.0, due_seconds=1.0, deadline_seconds=60.0, operation=None,
+        sequence=None, accepted_seconds=0.0, due_seconds=1.0, deadline_seconds=60.0,
     )  # fmt: skip
 
 
@@ -44,16 +45,17 @@ def test_what_is_disowned_neither_fires_nor_counts(bench: Bench) -> None:
 
 
 def test_operations_of_what_is_disowned_are_stopped(bench: Bench) -> None:
-    running = bench.accept(nap(1, 5.0, operation=("lookup", "")))
-    waiting = bench.accept(nap(2, 5.0, operation=("lookup", "")))
-    job = bench.group.take()
+    running = bench.accept(nap(1, 5.0, operations=("lookup",)))
+    waiting = bench.accept(nap(2, 5.0, operations=("lookup",)))
+    job = bench.take()
     assert job is not None
-    assert (running.job, waiting.job is None) == (job, False)
+    assert (running.jobs, len(waiting.jobs)) == ([job], 1)
     bench.engine.disown(bench.front_end)
     assert bench.engine.take_stopped_jobs() == [job]
     assert bench.group.queued == 0
-    bench.group.finish(job)
-    assert bench.group.take() is None
+    assert bench.engine.finish_job(job, JobResult()) is None
+    assert bench.take() is None
+    assert not bench.group.running
 
 
 def test_a_front_end_that_was_taken_over_goes_on_where_it_was(bench: Bench) -> None:

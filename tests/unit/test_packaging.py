@@ -72,7 +72,7 @@ NOT_IN_THE_FILE = COMMON_KEYS | {CONFIG, "write_config", "force"}
 """Settings that need not stand in every table: common ones, and flags that make a command do something else."""
 
 
-@pytest.mark.parametrize("section", ["serve", "shim.kamailio", "shim.sip", "status"])
+@pytest.mark.parametrize("section", ["serve", "shim.kamailio", "shim.sip", "status", "worker"])
 def test_the_example_file_shows_every_setting_with_its_default(section: str, tmp_path: Path) -> None:
     # In the file "#key = value" is a setting that is switched off, "# text" is a remark.
     switched_on = re.sub(r"^#(?=\w+ = )", "", (ROOT / "deploy" / "sipnap.toml").read_text(), flags=re.MULTILINE)
@@ -94,7 +94,7 @@ def test_the_example_file_shows_every_setting_with_its_default(section: str, tmp
 
 def test_the_example_file_changes_nothing_as_it_is() -> None:
     content = tomllib.loads((ROOT / "deploy" / "sipnap.toml").read_text())
-    assert content == {"serve": {}, "shim": {"kamailio": {}, "sip": {}}, "status": {}}
+    assert content == {"serve": {}, "shim": {"kamailio": {}, "sip": {}}, "status": {}, "worker": {}}
 
 
 def test_the_units_and_the_image_run_commands_that_exist() -> None:

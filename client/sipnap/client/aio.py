@@ -10,9 +10,9 @@ import grpc
 
 from sipnap.client.channel import DEFAULT_TARGET, open_aio
 from sipnap.client.errors import error_from
-from sipnap.client.keys import SuspensionKey
+from sipnap.client.keys import SuspensionKey, key_of
 from sipnap.client.outstanding import seconds_of
-from sipnap.client.requests import PAGE_SIZE, sleep_request, suspend_route_request
+from sipnap.client.requests import PAGE_SIZE, run_task_request, sleep_request, suspend_route_request
 from sipnap.v1 import admin_service_pb2 as admin
 from sipnap.v1 import nap_service_pb2 as nap
 from sipnap.v1 import suspension_pb2 as pb
@@ -88,11 +88,40 @@ class Client:
             deadline_seconds: When nobody waits for it any more; None: the sidecar's default.
             state: What is known of the request.
             avps: Attribute-value pairs, added to the state's.
-            operations: What to do meanwhile, all at the same time; none: a plain nap.
+            operations: What to do meanwhile, all at the same time (`sipnap.client.operations.operation_message`); none:
+                a plain nap. The seconds are the most that they may take.
             late_policy: What to do if its time passes while no sidecar is there; unspecified: fire.
         """
         request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operations, late_policy)
         return await self._answer(self._naps.SuspendRoute(request, timeout=CALL_TIMEOUT_SECONDS))
+
+    async def run_task(
+        self,
+        front_end_id: str,
+        route: str,
+        data: bytes | str = b"",
+        seconds: float = 0.0,
+        *,
+        operations: Sequence[pb.Operation] = (),
+    ) -> SuspensionKey:
+        """Have a front end run a route without a transaction (async module: ``async_task_data``).
+
+        It returns once the task is accepted, and the route runs at least once: a front end that dies between running
+        it and saying so runs it again. A restart of the front end ends what has not run by then.
+
+        Args:
+            front_end_id: Who runs it; it needs a session with the sidecar, or with one that shares its journal.
+            route: Route to run: 1 to 64 characters of ``[A-Za-z0-9_.:-]``.
+            data: What the route is given; `str` is sent as UTF-8.
+            seconds: Not before that much has passed; 0: at once. With operations the most that they may take; 0: the
+                sidecar's ``--max-seconds``, which bounds it in any case.
+            operations: What to do first, all at the same time (`sipnap.client.operations.operation_message`).
+
+        Returns:
+            The task's key, for `get` and `cancel`.
+        """
+        request = run_task_request(front_end_id, route, data, seconds, operations)
+        return key_of((await self._answer(self._naps.RunTask(request, timeout=CALL_TIMEOUT_SECONDS))).key)
 
     async def cancel(self, key: SuspensionKey) -> pb.CancelOutcome:
         """End a suspension before its time. Idempotent; the outcome is definite."""
@@ -118,6 +147,11 @@ class Client:
     async def status(self) -> admin.GetStatusResponse:
         """The sidecar's state in figures."""
         return await self._answer(self._admin.GetStatus(admin.GetStatusRequest(), timeout=CALL_TIMEOUT_SECONDS))
+
+    async def set_workers(self, group: str, workers: int) -> admin.SetWorkersResponse:
+        """Give a worker group another number of workers, 1 to 10000. `NotFound` if there is no such group."""
+        request = admin.SetWorkersRequest(group=group, workers=workers)
+        return await self._answer(self._admin.SetWorkers(request, timeout=CALL_TIMEOUT_SECONDS))
 
     async def _answer(self, call: Awaitable[_Response]) -> _Response:
         try:

@@ -63,7 +63,10 @@ class Command(Protocol):
         """Declare the command's flags."""
 
     def run(self, arguments: argparse.Namespace) -> int:
-        """Do it; the result is the exit code."""
+        """Do it; the result is the exit code.
+
+        `arguments.reread()` gives all settings anew, for those that may change at run time; it raises `SettingError`.
+        """
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -151,7 +154,13 @@ def _run_command(
     command = load(commands[name])
     parser = parser_of(name, command)
     file = _settings_file(words, environment, list(commands))
+
+    def reread() -> argparse.Namespace:
+        again = _settings_file(words, environment, list(commands))
+        return resolve(parser, words, environment=environment, section=name, file=again)
+
     arguments = resolve(parser, words, environment=environment, section=name, file=file)
+    arguments.reread = reread
     logs.setup(arguments.log_level, arguments.log_format)
     for line in misspelt_variables(parser, environment):
         logging.getLogger("sipnap.settings").warning("%s", line)

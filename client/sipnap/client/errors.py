@@ -12,6 +12,8 @@ import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from sipnap.client.outstanding import seconds_of
+
 ERROR_DOMAIN = "sipnap"
 """`ErrorInfo.domain` of every error that a sidecar sends."""
 
@@ -30,9 +32,12 @@ class Unavailable(NapError):
 class Refused(NapError):
     """The sidecar did not accept the suspension."""
 
+    retry_after_seconds: float | None = None
+    """When it may be worth another try, counted from the answer; None: nobody knows."""
+
 
 class Full(Refused):
-    """A bound is reached; try again later."""
+    """A bound is reached; try again later: after `retry_after_seconds`, if the sidecar could tell."""
 
 
 class Draining(Refused):
@@ -63,12 +68,16 @@ class OperationUnknown(Refused):
     """The sidecar has no such operation or worker group."""
 
 
+class GroupUnknown(Refused):
+    """The sidecar has no such worker group, or one whose workers are of another kind."""
+
+
 class JournalUnavailable(Refused):
     """The sidecar's journal cannot take it at present."""
 
 
 class NotFound(NapError):
-    """No such suspension: it has ended or never was."""
+    """No such suspension: it has ended or never was. Or no such worker group."""
 
 
 class ProtocolError(NapError):
@@ -84,6 +93,7 @@ ERROR_OF_REASON: dict[str, type[NapError]] = {
     "STALE_EPOCH": StaleEpoch,
     "FRONT_END_UNKNOWN": FrontEndUnknown,
     "OPERATION_UNKNOWN": OperationUnknown,
+    "GROUP_UNKNOWN": GroupUnknown,
     "JOURNAL_UNAVAILABLE": JournalUnavailable,
     "NOT_FOUND": NotFound,
     "PROTOCOL": ProtocolError,
@@ -94,10 +104,15 @@ ERROR_OF_REASON: dict[str, type[NapError]] = {
 def error_from(call_error: grpc.RpcError, target: str) -> NapError:
     """The error that a failed RPC stands for; `target` is named when nobody answered."""
     details = str(getattr(call_error, "details", lambda: "")() or "")
+    error: NapError | None = None
     for detail in _details_of(call_error):
-        info = error_details_pb2.ErrorInfo()
+        info, retry_info = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
         if detail.Unpack(info) and info.domain == ERROR_DOMAIN:
-            return ERROR_OF_REASON.get(info.reason, NapError)(details)
+            error = ERROR_OF_REASON.get(info.reason, NapError)(details)
+        elif detail.Unpack(retry_info) and isinstance(error, Refused):
+            error.retry_after_seconds = seconds_of(retry_info.retry_delay)
+    if error is not None:
+        return error
     code = getattr(call_error, "code", lambda: None)()
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return Unavailable(f"no sidecar answered at {target}: {details}")

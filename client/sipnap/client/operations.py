@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from sipnap.client.outstanding import set_duration
 from sipnap.v1 import suspension_pb2 as pb
 
 ENTRY_POINT_GROUP = "sipnap.operations"
 """Where packages register operations."""
+
+PASS = "pass"
+"""The operation that is always there: it finds nothing. What it does is to wait for a free worker of a group."""
 
 MOST_ATTEMPTS = 10
 """Upper bound of ``max_attempts``, here and in the contract."""
@@ -26,13 +30,18 @@ Scalar = bytes | str | int | bool
 Value = Scalar | list[Scalar]
 """What an operation takes and gives under one name."""
 
+Argument = Scalar | Sequence[Scalar]
+"""What may be given to an operation under one name; a sequence arrives as a list."""
+
 Handler = Callable[[Mapping[str, Value], pb.TransactionState], Awaitable[Mapping[str, Value]]]
 """The function itself. It is cancelled when nobody waits for it any more."""
 
 _VALUE_NAME = re.compile(r"[A-Za-z0-9_]{1,64}\Z")
+_VALUE_PREFIX = re.compile(r"[A-Za-z0-9_]{0,32}\Z")
 _ERROR_CODE = re.compile(r"[a-z0-9_]{1,64}\Z")
 _NO_CODE_CHARACTER = re.compile(r"[^a-z0-9]+")
 _LONGEST_ERROR_CHARACTERS = 400
+_LONGEST_SECONDS = 1e9
 
 
 class OperationError(Exception):
@@ -88,14 +97,13 @@ def operation(
 
 
 def load_operations(modules: Iterable[str]) -> dict[str, Operation]:
-    """All operations of installed packages and of the named modules; later ones replace earlier ones of a name.
+    """`PASS`, all operations of installed packages and of the named modules; later ones replace earlier ones of a name.
 
     Raises:
         ValueError: A module is not there or offers no ``OPERATIONS``; the message names it.
     """
-    offered: dict[str, object] = {
-        entry_point.name: entry_point.load() for entry_point in metadata.entry_points(group=ENTRY_POINT_GROUP)
-    }
+    offered: dict[str, object] = {PASS: _pass}
+    offered |= {entry_point.name: entry_point.load() for entry_point in metadata.entry_points(group=ENTRY_POINT_GROUP)}
     for name in modules:
         try:
             module = importlib.import_module(name)
@@ -106,6 +114,10 @@ def load_operations(modules: Iterable[str]) -> dict[str, Operation]:
             raise ValueError(f"--operations {name}: the module has no dictionary OPERATIONS of name to async function")
         offered.update(of_module)
     return {name: _as_operation(name, candidate) for name, candidate in offered.items()}
+
+
+async def _pass(arguments: Mapping[str, Value], state: pb.TransactionState) -> Mapping[str, Value]:
+    return {}
 
 
 def _as_operation(name: str, candidate: object) -> Operation:
@@ -156,13 +168,59 @@ def _value_name(name: str) -> str:
     return name
 
 
-def _to_value(value: Value) -> pb.Value:
+def _to_value(value: Argument) -> pb.Value:
+    if isinstance(value, list | tuple):
+        return pb.Value(list=pb.ValueList(values=[_to_scalar(item) for item in value]))
+    return _to_scalar(value)
+
+
+def _to_scalar(value: object) -> pb.Value:
     if isinstance(value, bool):
         return pb.Value(boolean=value)
     if isinstance(value, int):
         return pb.Value(integer=value)
     if isinstance(value, str):
-        return pb.Value(text=value.encode())
+        return pb.Value(text=value.encode("utf-8", "surrogateescape"))  # bytes that SIP sent stay what they are
     if isinstance(value, bytes):
         return pb.Value(text=value)
-    return pb.Value(list=pb.ValueList(values=[_to_value(item) for item in value]))
+    raise TypeError(f"a {type(value).__name__} is no text, integer or boolean, and no list of such")
+
+
+def operation_message(
+    name: str,
+    arguments: Mapping[str, Argument] | None = None,
+    *,
+    group: str = "",
+    prefix: str = "",
+    timeout_seconds: float | None = None,
+    max_attempts: int = 0,
+) -> pb.Operation:
+    """An operation to ask for, from plain Python values; several of them may go into one suspension.
+
+    Args:
+        name: Name under which the sidecar knows it.
+        arguments: What it is given, by name: 1 to 64 characters of ``[A-Za-z0-9_]`` each.
+        group: Worker group that runs it; empty: ``default``.
+        prefix: Put before the name of each value that it finds, so that several do not collide: at most 32 characters
+            of ``[A-Za-z0-9_]``.
+        timeout_seconds: Most that one attempt may take; None: what the operation itself says.
+        max_attempts: How often it is tried at most, 1 to 10; 0: what the operation itself says.
+
+    Raises:
+        ValueError: One of them is malformed, or an argument is nothing that can be sent.
+    """
+    if not _VALUE_PREFIX.match(prefix):
+        raise ValueError(f"{prefix!r} is not a prefix: expected at most 32 of [A-Za-z0-9_]")
+    if not 0 <= max_attempts <= MOST_ATTEMPTS:
+        raise ValueError(f"max_attempts is {max_attempts}, expected 0 to {MOST_ATTEMPTS}")
+    message = pb.Operation(name=name, group=group, prefix=prefix, max_attempts=max_attempts)
+    for argument, value in (arguments or {}).items():
+        try:
+            message.arguments.add(name=_value_name(argument), value=_to_value(value))
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ValueError(f"argument {argument!r} of operation {name!r} cannot be sent: {error}") from error
+    if timeout_seconds is not None:
+        if not 0 < timeout_seconds < _LONGEST_SECONDS:
+            raise ValueError(f"timeout_seconds is {timeout_seconds!r}, expected more than 0")
+        set_duration(message.timeout, timeout_seconds)
+    return message

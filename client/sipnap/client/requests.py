@@ -46,6 +46,21 @@ def suspend_route_request(
     return nap.SuspendRouteRequest(suspension=suspension)
 
 
+def run_task_request(
+    front_end_id: str, route: str, data: bytes | str, seconds: float, operations: Sequence[pb.Operation]
+) -> nap.RunTaskRequest:
+    """A RunTaskRequest from its parts; see `sipnap.client.aio.Client.run_task`."""
+    request = nap.RunTaskRequest(
+        front_end_id=front_end_id,
+        route=route,
+        data=data.encode() if isinstance(data, str) else data,
+        operations=operations,
+    )
+    if _checked_seconds(seconds):
+        set_duration(request.delay, seconds)
+    return request
+
+
 def _checked_seconds(seconds: float) -> float:
     if not 0 <= seconds < 1e9:  # NaN fails this too; a Duration holds no such thing
         raise ValueError(f"{seconds!r} is not a time in seconds")

@@ -11,9 +11,9 @@ import grpc
 from sipnap.client.aio import CALL_TIMEOUT_SECONDS
 from sipnap.client.channel import DEFAULT_TARGET, open_sync
 from sipnap.client.errors import error_from
-from sipnap.client.keys import SuspensionKey
+from sipnap.client.keys import SuspensionKey, key_of
 from sipnap.client.outstanding import seconds_of
-from sipnap.client.requests import PAGE_SIZE, sleep_request, suspend_route_request
+from sipnap.client.requests import PAGE_SIZE, run_task_request, sleep_request, suspend_route_request
 from sipnap.v1 import admin_service_pb2 as admin
 from sipnap.v1 import nap_service_pb2 as nap
 from sipnap.v1 import suspension_pb2 as pb
@@ -69,6 +69,19 @@ class Client:
         request = suspend_route_request(key, route, seconds, deadline_seconds, state, avps, operations, late_policy)
         return self._call(self._naps.SuspendRoute, request)
 
+    def run_task(
+        self,
+        front_end_id: str,
+        route: str,
+        data: bytes | str = b"",
+        seconds: float = 0.0,
+        *,
+        operations: Sequence[pb.Operation] = (),
+    ) -> SuspensionKey:
+        """Have a front end run a route without a transaction; see `sipnap.client.aio.Client.run_task`."""
+        request = run_task_request(front_end_id, route, data, seconds, operations)
+        return key_of(self._call(self._naps.RunTask, request).key)
+
     def cancel(self, key: SuspensionKey) -> pb.CancelOutcome:
         """End a suspension before its time. Idempotent; the outcome is definite."""
         return self._call(self._naps.Cancel, nap.CancelRequest(key=key.to_message())).outcome
@@ -90,6 +103,10 @@ class Client:
     def status(self) -> admin.GetStatusResponse:
         """The sidecar's state in figures."""
         return self._call(self._admin.GetStatus, admin.GetStatusRequest())
+
+    def set_workers(self, group: str, workers: int) -> admin.SetWorkersResponse:
+        """Resize a worker group; see `sipnap.client.aio.Client.set_workers`."""
+        return self._call(self._admin.SetWorkers, admin.SetWorkersRequest(group=group, workers=workers))
 
     def _call(
         self,

@@ -27,31 +27,35 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sipnap.v1 import suspension_pb2 as sipnap_dot_v1_dot_suspension__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsipnap/v1/admin_service.proto\x12\tsipnap.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asipnap/v1/suspension.proto\"\x12\n\x10GetStatusRequest\"\xfd\x02\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12)\n\x07journal\x18\x05 \x01(\x0b\x32\x18.sipnap.v1.JournalStatus\x12\x0f\n\x07pending\x18\x06 \x01(\x04\x12\x12\n\ncontinuing\x18\x07 \x01(\x04\x12\x10\n\x08sleeping\x18\x08 \x01(\x04\x12\x13\n\x0bmax_pending\x18\t \x01(\x04\x12%\n\x08\x63ounters\x18\n \x01(\x0b\x32\x13.sipnap.v1.Counters\x12-\n\nfront_ends\x18\x0b \x03(\x0b\x32\x19.sipnap.v1.FrontEndStatus\x12\x33\n\rworker_groups\x18\x0c \x03(\x0b\x32\x1c.sipnap.v1.WorkerGroupStatus\"H\n\rJournalStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.sipnap.v1.Durability\"\x9f\x01\n\x08\x43ounters\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x0f\n\x07refused\x18\x02 \x01(\x04\x12\x11\n\tcancelled\x18\x03 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x04 \x01(\x04\x12\x0c\n\x04gone\x18\x05 \x01(\x04\x12\x10\n\x08rejected\x18\x06 \x01(\x04\x12\x0c\n\x04lost\x18\x07 \x01(\x04\x12\r\n\x05slept\x18\x08 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\t \x01(\x04\"r\n\x0e\x46rontEndStatus\x12\x14\n\x0c\x66ront_end_id\x18\x01 \x01(\t\x12\x12\n\nboot_epoch\x18\x02 \x01(\x04\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\x0f\n\x07pending\x18\x04 \x01(\x04\x12\x12\n\ncontinuing\x18\x05 \x01(\x04\"\xcf\x02\n\x11WorkerGroupStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07workers\x18\x02 \x01(\r\x12\x0c\n\x04\x62usy\x18\x03 \x01(\r\x12\x0e\n\x06queued\x18\x04 \x01(\x04\x12#\n\x04kind\x18\x05 \x01(\x0e\x32\x15.sipnap.v1.WorkerKind\x12\x12\n\nmax_queued\x18\x06 \x01(\x04\x12\x11\n\tsucceeded\x18\x07 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x08 \x01(\x04\x12\x11\n\ttimed_out\x18\t \x01(\x04\x12\x11\n\tabandoned\x18\n \x01(\x04\x12\x0f\n\x07refused\x18\x0b \x01(\x04\x12\x0f\n\x07retried\x18\x0c \x01(\x04\x12,\n\twait_time\x18\r \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08run_time\x18\x0e \x01(\x0b\x32\x19.google.protobuf.Duration\"3\n\x11SetWorkersRequest\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0f\n\x07workers\x18\x02 \x01(\r\"[\n\x12SetWorkersResponse\x12\x18\n\x10previous_workers\x18\x01 \x01(\r\x12+\n\x05group\x18\x02 \x01(\x0b\x32\x1c.sipnap.v1.WorkerGroupStatus*q\n\nWorkerKind\x12\x1b\n\x17WORKER_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_KIND_ASYNC\x10\x01\x12\x17\n\x13WORKER_KIND_PROCESS\x10\x02\x12\x16\n\x12WORKER_KIND_REMOTE\x10\x03\x32\xa1\x01\n\x0c\x41\x64minService\x12\x46\n\tGetStatus\x12\x1b.sipnap.v1.GetStatusRequest\x1a\x1c.sipnap.v1.GetStatusResponse\x12I\n\nSetWorkers\x12\x1c.sipnap.v1.SetWorkersRequest\x1a\x1d.sipnap.v1.SetWorkersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsipnap/v1/admin_service.proto\x12\tsipnap.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asipnap/v1/suspension.proto\"\x12\n\x10GetStatusRequest\"\xa8\x03\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\x12)\n\x07journal\x18\x05 \x01(\x0b\x32\x18.sipnap.v1.JournalStatus\x12\x0f\n\x07pending\x18\x06 \x01(\x04\x12\x12\n\ncontinuing\x18\x07 \x01(\x04\x12\x10\n\x08sleeping\x18\x08 \x01(\x04\x12\x13\n\x0bmax_pending\x18\t \x01(\x04\x12%\n\x08\x63ounters\x18\n \x01(\x0b\x32\x13.sipnap.v1.Counters\x12-\n\nfront_ends\x18\x0b \x03(\x0b\x32\x19.sipnap.v1.FrontEndStatus\x12\x33\n\rworker_groups\x18\x0c \x03(\x0b\x32\x1c.sipnap.v1.WorkerGroupStatus\x12)\n\x08lateness\x18\r \x01(\x0b\x32\x17.sipnap.v1.Distribution\"\\\n\x0c\x44istribution\x12\"\n\x07\x62uckets\x18\x01 \x03(\x0b\x32\x11.sipnap.v1.Bucket\x12(\n\x05total\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"G\n\x06\x42ucket\x12.\n\x0bupper_bound\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"H\n\rJournalStatus\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.sipnap.v1.Durability\"\x9f\x01\n\x08\x43ounters\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x04\x12\x0f\n\x07refused\x18\x02 \x01(\x04\x12\x11\n\tcancelled\x18\x03 \x01(\x04\x12\x0f\n\x07\x61pplied\x18\x04 \x01(\x04\x12\x0c\n\x04gone\x18\x05 \x01(\x04\x12\x10\n\x08rejected\x18\x06 \x01(\x04\x12\x0c\n\x04lost\x18\x07 \x01(\x04\x12\r\n\x05slept\x18\x08 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\t \x01(\x04\"r\n\x0e\x46rontEndStatus\x12\x14\n\x0c\x66ront_end_id\x18\x01 \x01(\t\x12\x12\n\nboot_epoch\x18\x02 \x01(\x04\x12\x11\n\tconnected\x18\x03 \x01(\x08\x12\x0f\n\x07pending\x18\x04 \x01(\x04\x12\x12\n\ncontinuing\x18\x05 \x01(\x04\"\xc1\x02\n\x11WorkerGroupStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07workers\x18\x02 \x01(\r\x12\x0c\n\x04\x62usy\x18\x03 \x01(\r\x12\x0e\n\x06queued\x18\x04 \x01(\x04\x12#\n\x04kind\x18\x05 \x01(\x0e\x32\x15.sipnap.v1.WorkerKind\x12\x12\n\nmax_queued\x18\x06 \x01(\x04\x12\x11\n\tsucceeded\x18\x07 \x01(\x04\x12\x0e\n\x06\x66\x61iled\x18\x08 \x01(\x04\x12\x11\n\ttimed_out\x18\t \x01(\x04\x12\x11\n\tabandoned\x18\n \x01(\x04\x12\x0f\n\x07refused\x18\x0b \x01(\x04\x12\x0f\n\x07retried\x18\x0c \x01(\x04\x12%\n\x04wait\x18\r \x01(\x0b\x32\x17.sipnap.v1.Distribution\x12$\n\x03run\x18\x0e \x01(\x0b\x32\x17.sipnap.v1.Distribution\"3\n\x11SetWorkersRequest\x12\r\n\x05group\x18\x01 \x01(\t\x12\x0f\n\x07workers\x18\x02 \x01(\r\"[\n\x12SetWorkersResponse\x12\x18\n\x10previous_workers\x18\x01 \x01(\r\x12+\n\x05group\x18\x02 \x01(\x0b\x32\x1c.sipnap.v1.WorkerGroupStatus*q\n\nWorkerKind\x12\x1b\n\x17WORKER_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11WORKER_KIND_ASYNC\x10\x01\x12\x17\n\x13WORKER_KIND_PROCESS\x10\x02\x12\x16\n\x12WORKER_KIND_REMOTE\x10\x03\x32\xa1\x01\n\x0c\x41\x64minService\x12\x46\n\tGetStatus\x12\x1b.sipnap.v1.GetStatusRequest\x1a\x1c.sipnap.v1.GetStatusResponse\x12I\n\nSetWorkers\x12\x1c.sipnap.v1.SetWorkersRequest\x1a\x1d.sipnap.v1.SetWorkersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sipnap.v1.admin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERKIND']._serialized_start=1377
-  _globals['_WORKERKIND']._serialized_end=1490
+  _globals['_WORKERKIND']._serialized_start=1573
+  _globals['_WORKERKIND']._serialized_end=1686
   _globals['_GETSTATUSREQUEST']._serialized_start=137
   _globals['_GETSTATUSREQUEST']._serialized_end=155
   _globals['_GETSTATUSRESPONSE']._serialized_start=158
-  _globals['_GETSTATUSRESPONSE']._serialized_end=539
-  _globals['_JOURNALSTATUS']._serialized_start=541
-  _globals['_JOURNALSTATUS']._serialized_end=613
-  _globals['_COUNTERS']._serialized_start=616
-  _globals['_COUNTERS']._serialized_end=775
-  _globals['_FRONTENDSTATUS']._serialized_start=777
-  _globals['_FRONTENDSTATUS']._serialized_end=891
-  _globals['_WORKERGROUPSTATUS']._serialized_start=894
-  _globals['_WORKERGROUPSTATUS']._serialized_end=1229
-  _globals['_SETWORKERSREQUEST']._serialized_start=1231
-  _globals['_SETWORKERSREQUEST']._serialized_end=1282
-  _globals['_SETWORKERSRESPONSE']._serialized_start=1284
-  _globals['_SETWORKERSRESPONSE']._serialized_end=1375
-  _globals['_ADMINSERVICE']._serialized_start=1493
-  _globals['_ADMINSERVICE']._serialized_end=1654
+  _globals['_GETSTATUSRESPONSE']._serialized_end=582
+  _globals['_DISTRIBUTION']._serialized_start=584
+  _globals['_DISTRIBUTION']._serialized_end=676
+  _globals['_BUCKET']._serialized_start=678
+  _globals['_BUCKET']._serialized_end=749
+  _globals['_JOURNALSTATUS']._serialized_start=751
+  _globals['_JOURNALSTATUS']._serialized_end=823
+  _globals['_COUNTERS']._serialized_start=826
+  _globals['_COUNTERS']._serialized_end=985
+  _globals['_FRONTENDSTATUS']._serialized_start=987
+  _globals['_FRONTENDSTATUS']._serialized_end=1101
+  _globals['_WORKERGROUPSTATUS']._serialized_start=1104
+  _globals['_WORKERGROUPSTATUS']._serialized_end=1425
+  _globals['_SETWORKERSREQUEST']._serialized_start=1427
+  _globals['_SETWORKERSREQUEST']._serialized_end=1478
+  _globals['_SETWORKERSRESPONSE']._serialized_start=1480
+  _globals['_SETWORKERSRESPONSE']._serialized_end=1571
+  _globals['_ADMINSERVICE']._serialized_start=1689
+  _globals['_ADMINSERVICE']._serialized_end=1850
 # @@protoc_insertion_point(module_scope)

@@ -28,7 +28,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "instance_id", "start_time", "draining", "journal", "pending", "continuing", "sleeping", "max_pending", "counters", "front_ends", "worker_groups")
+    __slots__ = ("version", "instance_id", "start_time", "draining", "journal", "pending", "continuing", "sleeping", "max_pending", "counters", "front_ends", "worker_groups", "lateness")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     START_TIME_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class GetStatusResponse(_message.Message):
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     FRONT_ENDS_FIELD_NUMBER: _ClassVar[int]
     WORKER_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    LATENESS_FIELD_NUMBER: _ClassVar[int]
     version: str
     instance_id: str
     start_time: _timestamp_pb2.Timestamp
@@ -53,7 +54,24 @@ class GetStatusResponse(_message.Message):
     counters: Counters
     front_ends: _containers.RepeatedCompositeFieldContainer[FrontEndStatus]
     worker_groups: _containers.RepeatedCompositeFieldContainer[WorkerGroupStatus]
-    def __init__(self, version: _Optional[str] = ..., instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., draining: _Optional[bool] = ..., journal: _Optional[_Union[JournalStatus, _Mapping]] = ..., pending: _Optional[int] = ..., continuing: _Optional[int] = ..., sleeping: _Optional[int] = ..., max_pending: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., front_ends: _Optional[_Iterable[_Union[FrontEndStatus, _Mapping]]] = ..., worker_groups: _Optional[_Iterable[_Union[WorkerGroupStatus, _Mapping]]] = ...) -> None: ...
+    lateness: Distribution
+    def __init__(self, version: _Optional[str] = ..., instance_id: _Optional[str] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., draining: _Optional[bool] = ..., journal: _Optional[_Union[JournalStatus, _Mapping]] = ..., pending: _Optional[int] = ..., continuing: _Optional[int] = ..., sleeping: _Optional[int] = ..., max_pending: _Optional[int] = ..., counters: _Optional[_Union[Counters, _Mapping]] = ..., front_ends: _Optional[_Iterable[_Union[FrontEndStatus, _Mapping]]] = ..., worker_groups: _Optional[_Iterable[_Union[WorkerGroupStatus, _Mapping]]] = ..., lateness: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
+
+class Distribution(_message.Message):
+    __slots__ = ("buckets", "total")
+    BUCKETS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    buckets: _containers.RepeatedCompositeFieldContainer[Bucket]
+    total: _duration_pb2.Duration
+    def __init__(self, buckets: _Optional[_Iterable[_Union[Bucket, _Mapping]]] = ..., total: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Bucket(_message.Message):
+    __slots__ = ("upper_bound", "count")
+    UPPER_BOUND_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    upper_bound: _duration_pb2.Duration
+    count: int
+    def __init__(self, upper_bound: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class JournalStatus(_message.Message):
     __slots__ = ("kind", "durability")
@@ -100,7 +118,7 @@ class FrontEndStatus(_message.Message):
     def __init__(self, front_end_id: _Optional[str] = ..., boot_epoch: _Optional[int] = ..., connected: _Optional[bool] = ..., pending: _Optional[int] = ..., continuing: _Optional[int] = ...) -> None: ...
 
 class WorkerGroupStatus(_message.Message):
-    __slots__ = ("name", "workers", "busy", "queued", "kind", "max_queued", "succeeded", "failed", "timed_out", "abandoned", "refused", "retried", "wait_time", "run_time")
+    __slots__ = ("name", "workers", "busy", "queued", "kind", "max_queued", "succeeded", "failed", "timed_out", "abandoned", "refused", "retried", "wait", "run")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     BUSY_FIELD_NUMBER: _ClassVar[int]
@@ -113,8 +131,8 @@ class WorkerGroupStatus(_message.Message):
     ABANDONED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
     RETRIED_FIELD_NUMBER: _ClassVar[int]
-    WAIT_TIME_FIELD_NUMBER: _ClassVar[int]
-    RUN_TIME_FIELD_NUMBER: _ClassVar[int]
+    WAIT_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     name: str
     workers: int
     busy: int
@@ -127,9 +145,9 @@ class WorkerGroupStatus(_message.Message):
     abandoned: int
     refused: int
     retried: int
-    wait_time: _duration_pb2.Duration
-    run_time: _duration_pb2.Duration
-    def __init__(self, name: _Optional[str] = ..., workers: _Optional[int] = ..., busy: _Optional[int] = ..., queued: _Optional[int] = ..., kind: _Optional[_Union[WorkerKind, str]] = ..., max_queued: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., timed_out: _Optional[int] = ..., abandoned: _Optional[int] = ..., refused: _Optional[int] = ..., retried: _Optional[int] = ..., wait_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., run_time: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    wait: Distribution
+    run: Distribution
+    def __init__(self, name: _Optional[str] = ..., workers: _Optional[int] = ..., busy: _Optional[int] = ..., queued: _Optional[int] = ..., kind: _Optional[_Union[WorkerKind, str]] = ..., max_queued: _Optional[int] = ..., succeeded: _Optional[int] = ..., failed: _Optional[int] = ..., timed_out: _Optional[int] = ..., abandoned: _Optional[int] = ..., refused: _Optional[int] = ..., retried: _Optional[int] = ..., wait: _Optional[_Union[Distribution, _Mapping]] = ..., run: _Optional[_Union[Distribution, _Mapping]] = ...) -> None: ...
 
 class SetWorkersRequest(_message.Message):
     __slots__ = ("group", "workers")

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from sipnap.v1 import suspension_pb2 as sipnap_dot_v1_dot_suspension__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsipnap/v1/nap_service.proto\x12\tsipnap.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asipnap/v1/suspension.proto\";\n\x0cSleepRequest\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\rSleepResponse\x12(\n\x05slept\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x13SuspendRouteRequest\x12)\n\nsuspension\x18\x01 \x01(\x0b\x32\x15.sipnap.v1.Suspension\"\xac\x01\n\x14SuspendRouteResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12,\n\x08\x64ue_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\ndurability\x18\x03 \x01(\x0e\x32\x15.sipnap.v1.Durability\x12\x14\n\x0c\x61lready_held\x18\x04 \x01(\x08\"m\n\x0eRunTaskRequest\x12\x14\n\x0c\x66ront_end_id\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12(\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"c\n\x0fRunTaskResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.sipnap.v1.Durability\"6\n\rCancelRequest\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\";\n\x0e\x43\x61ncelResponse\x12)\n\x07outcome\x18\x01 \x01(\x0e\x32\x18.sipnap.v1.CancelOutcome\"3\n\nGetRequest\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\"<\n\x0bGetResponse\x12-\n\nsuspension\x18\x01 \x01(\x0b\x32\x19.sipnap.v1.SuspensionInfo\"J\n\x0bListRequest\x12\x14\n\x0c\x66ront_end_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x0cListResponse\x12.\n\x0bsuspensions\x18\x01 \x03(\x0b\x32\x19.sipnap.v1.SuspensionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x89\x03\n\nNapService\x12:\n\x05Sleep\x12\x17.sipnap.v1.SleepRequest\x1a\x18.sipnap.v1.SleepResponse\x12O\n\x0cSuspendRoute\x12\x1e.sipnap.v1.SuspendRouteRequest\x1a\x1f.sipnap.v1.SuspendRouteResponse\x12@\n\x07RunTask\x12\x19.sipnap.v1.RunTaskRequest\x1a\x1a.sipnap.v1.RunTaskResponse\x12=\n\x06\x43\x61ncel\x12\x18.sipnap.v1.CancelRequest\x1a\x19.sipnap.v1.CancelResponse\x12\x34\n\x03Get\x12\x15.sipnap.v1.GetRequest\x1a\x16.sipnap.v1.GetResponse\x12\x37\n\x04List\x12\x16.sipnap.v1.ListRequest\x1a\x17.sipnap.v1.ListResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bsipnap/v1/nap_service.proto\x12\tsipnap.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1asipnap/v1/suspension.proto\";\n\x0cSleepRequest\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"9\n\rSleepResponse\x12(\n\x05slept\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\"@\n\x13SuspendRouteRequest\x12)\n\nsuspension\x18\x01 \x01(\x0b\x32\x15.sipnap.v1.Suspension\"\xac\x01\n\x14SuspendRouteResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12,\n\x08\x64ue_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\ndurability\x18\x03 \x01(\x0e\x32\x15.sipnap.v1.Durability\x12\x14\n\x0c\x61lready_held\x18\x04 \x01(\x08\"\x97\x01\n\x0eRunTaskRequest\x12\x14\n\x0c\x66ront_end_id\x18\x01 \x01(\t\x12\r\n\x05route\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12(\n\x05\x64\x65lay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\noperations\x18\x05 \x03(\x0b\x32\x14.sipnap.v1.Operation\"c\n\x0fRunTaskResponse\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12)\n\ndurability\x18\x02 \x01(\x0e\x32\x15.sipnap.v1.Durability\"6\n\rCancelRequest\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\";\n\x0e\x43\x61ncelResponse\x12)\n\x07outcome\x18\x01 \x01(\x0e\x32\x18.sipnap.v1.CancelOutcome\"3\n\nGetRequest\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\"<\n\x0bGetResponse\x12-\n\nsuspension\x18\x01 \x01(\x0b\x32\x19.sipnap.v1.SuspensionInfo\"J\n\x0bListRequest\x12\x14\n\x0c\x66ront_end_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"W\n\x0cListResponse\x12.\n\x0bsuspensions\x18\x01 \x03(\x0b\x32\x19.sipnap.v1.SuspensionInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x89\x03\n\nNapService\x12:\n\x05Sleep\x12\x17.sipnap.v1.SleepRequest\x1a\x18.sipnap.v1.SleepResponse\x12O\n\x0cSuspendRoute\x12\x1e.sipnap.v1.SuspendRouteRequest\x1a\x1f.sipnap.v1.SuspendRouteResponse\x12@\n\x07RunTask\x12\x19.sipnap.v1.RunTaskRequest\x1a\x1a.sipnap.v1.RunTaskResponse\x12=\n\x06\x43\x61ncel\x12\x18.sipnap.v1.CancelRequest\x1a\x19.sipnap.v1.CancelResponse\x12\x34\n\x03Get\x12\x15.sipnap.v1.GetRequest\x1a\x16.sipnap.v1.GetResponse\x12\x37\n\x04List\x12\x16.sipnap.v1.ListRequest\x1a\x17.sipnap.v1.ListResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,22 +42,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUSPENDROUTEREQUEST']._serialized_end=319
   _globals['_SUSPENDROUTERESPONSE']._serialized_start=322
   _globals['_SUSPENDROUTERESPONSE']._serialized_end=494
-  _globals['_RUNTASKREQUEST']._serialized_start=496
-  _globals['_RUNTASKREQUEST']._serialized_end=605
-  _globals['_RUNTASKRESPONSE']._serialized_start=607
-  _globals['_RUNTASKRESPONSE']._serialized_end=706
-  _globals['_CANCELREQUEST']._serialized_start=708
-  _globals['_CANCELREQUEST']._serialized_end=762
-  _globals['_CANCELRESPONSE']._serialized_start=764
-  _globals['_CANCELRESPONSE']._serialized_end=823
-  _globals['_GETREQUEST']._serialized_start=825
-  _globals['_GETREQUEST']._serialized_end=876
-  _globals['_GETRESPONSE']._serialized_start=878
-  _globals['_GETRESPONSE']._serialized_end=938
-  _globals['_LISTREQUEST']._serialized_start=940
-  _globals['_LISTREQUEST']._serialized_end=1014
-  _globals['_LISTRESPONSE']._serialized_start=1016
-  _globals['_LISTRESPONSE']._serialized_end=1103
-  _globals['_NAPSERVICE']._serialized_start=1106
-  _globals['_NAPSERVICE']._serialized_end=1499
+  _globals['_RUNTASKREQUEST']._serialized_start=497
+  _globals['_RUNTASKREQUEST']._serialized_end=648
+  _globals['_RUNTASKRESPONSE']._serialized_start=650
+  _globals['_RUNTASKRESPONSE']._serialized_end=749
+  _globals['_CANCELREQUEST']._serialized_start=751
+  _globals['_CANCELREQUEST']._serialized_end=805
+  _globals['_CANCELRESPONSE']._serialized_start=807
+  _globals['_CANCELRESPONSE']._serialized_end=866
+  _globals['_GETREQUEST']._serialized_start=868
+  _globals['_GETREQUEST']._serialized_end=919
+  _globals['_GETRESPONSE']._serialized_start=921
+  _globals['_GETRESPONSE']._serialized_end=981
+  _globals['_LISTREQUEST']._serialized_start=983
+  _globals['_LISTREQUEST']._serialized_end=1057
+  _globals['_LISTRESPONSE']._serialized_start=1059
+  _globals['_LISTRESPONSE']._serialized_end=1146
+  _globals['_NAPSERVICE']._serialized_start=1149
+  _globals['_NAPSERVICE']._serialized_end=1542
 # @@protoc_insertion_point(module_scope)

@@ -42,16 +42,18 @@ class SuspendRouteResponse(_message.Message):
     def __init__(self, key: _Optional[_Union[_suspension_pb2.SuspensionKey, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., durability: _Optional[_Union[_suspension_pb2.Durability, str]] = ..., already_held: _Optional[bool] = ...) -> None: ...
 
 class RunTaskRequest(_message.Message):
-    __slots__ = ("front_end_id", "route", "data", "delay")
+    __slots__ = ("front_end_id", "route", "data", "delay", "operations")
     FRONT_END_ID_FIELD_NUMBER: _ClassVar[int]
     ROUTE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     DELAY_FIELD_NUMBER: _ClassVar[int]
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     front_end_id: str
     route: str
     data: bytes
     delay: _duration_pb2.Duration
-    def __init__(self, front_end_id: _Optional[str] = ..., route: _Optional[str] = ..., data: _Optional[bytes] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    operations: _containers.RepeatedCompositeFieldContainer[_suspension_pb2.Operation]
+    def __init__(self, front_end_id: _Optional[str] = ..., route: _Optional[str] = ..., data: _Optional[bytes] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[_suspension_pb2.Operation, _Mapping]]] = ...) -> None: ...
 
 class RunTaskResponse(_message.Message):
     __slots__ = ("key", "durability")

@@ -90,9 +90,9 @@ class NapServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RunTask(self, request, context):
-        """Returns once a task is accepted: a route that the front end runs without a transaction, when a worker of the group
-        is free and the time has passed (async module: async_task_data). At least once: a front end that dies between
-        running it and saying so runs it again.
+        """Returns once a task is accepted: a route that the front end runs without a transaction, when the time has passed or
+        the operations have ended (async module: async_task_data). At least once: a front end that dies between running it
+        and saying so runs it again. A restart of the front end ends what has not run by then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

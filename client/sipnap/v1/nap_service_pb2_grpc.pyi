@@ -44,9 +44,9 @@ class NapServiceStub:
     (async module: async_route). The same key again is no error and changes nothing.
     """
     RunTask: _grpc.UnaryUnaryMultiCallable[_nap_service_pb2.RunTaskRequest, _nap_service_pb2.RunTaskResponse]
-    """Returns once a task is accepted: a route that the front end runs without a transaction, when a worker of the group
-    is free and the time has passed (async module: async_task_data). At least once: a front end that dies between
-    running it and saying so runs it again.
+    """Returns once a task is accepted: a route that the front end runs without a transaction, when the time has passed or
+    the operations have ended (async module: async_task_data). At least once: a front end that dies between running it
+    and saying so runs it again. A restart of the front end ends what has not run by then.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_nap_service_pb2.CancelRequest, _nap_service_pb2.CancelResponse]
     """Ends a suspension before its time. Idempotent; the outcome is definite."""
@@ -71,9 +71,9 @@ class NapServiceAsyncStub(NapServiceStub):
     (async module: async_route). The same key again is no error and changes nothing.
     """
     RunTask: _aio.UnaryUnaryMultiCallable[_nap_service_pb2.RunTaskRequest, _nap_service_pb2.RunTaskResponse]  # type: ignore[assignment]
-    """Returns once a task is accepted: a route that the front end runs without a transaction, when a worker of the group
-    is free and the time has passed (async module: async_task_data). At least once: a front end that dies between
-    running it and saying so runs it again.
+    """Returns once a task is accepted: a route that the front end runs without a transaction, when the time has passed or
+    the operations have ended (async module: async_task_data). At least once: a front end that dies between running it
+    and saying so runs it again. A restart of the front end ends what has not run by then.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_nap_service_pb2.CancelRequest, _nap_service_pb2.CancelResponse]  # type: ignore[assignment]
     """Ends a suspension before its time. Idempotent; the outcome is definite."""
@@ -113,9 +113,9 @@ class NapServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _nap_service_pb2.RunTaskRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_nap_service_pb2.RunTaskResponse, _abc.Awaitable[_nap_service_pb2.RunTaskResponse]]:
-        """Returns once a task is accepted: a route that the front end runs without a transaction, when a worker of the group
-        is free and the time has passed (async module: async_task_data). At least once: a front end that dies between
-        running it and saying so runs it again.
+        """Returns once a task is accepted: a route that the front end runs without a transaction, when the time has passed or
+        the operations have ended (async module: async_task_data). At least once: a front end that dies between running it
+        and saying so runs it again. A restart of the front end ends what has not run by then.
         """
 
     @_abc_1.abstractmethod

@@ -37,7 +37,9 @@ class WorkerServiceStub:
     """One long stream per worker process. The first request carries `hello` alone, the first response `welcome` alone.
     After that, batches both ways. The worker says how many jobs more it will take (`credits`), and gets no more.
     When the stream ends, jobs that were leased in it go back to the queue, or end as "worker_lost" when they have no
-    attempt left.
+    attempt left. A worker ends it by half-closing, once `go_away` has come and all leases are answered for.
+    INVALID_ARGUMENT: the hello is malformed; FAILED_PRECONDITION: no such group of remote workers here, or another
+    version of the protocol; RESOURCE_EXHAUSTED: too many workers; UNAVAILABLE: the sidecar is about to leave.
     """
 
 @_typing.type_check_only
@@ -49,7 +51,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """One long stream per worker process. The first request carries `hello` alone, the first response `welcome` alone.
     After that, batches both ways. The worker says how many jobs more it will take (`credits`), and gets no more.
     When the stream ends, jobs that were leased in it go back to the queue, or end as "worker_lost" when they have no
-    attempt left.
+    attempt left. A worker ends it by half-closing, once `go_away` has come and all leases are answered for.
+    INVALID_ARGUMENT: the hello is malformed; FAILED_PRECONDITION: no such group of remote workers here, or another
+    version of the protocol; RESOURCE_EXHAUSTED: too many workers; UNAVAILABLE: the sidecar is about to leave.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -64,7 +68,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """One long stream per worker process. The first request carries `hello` alone, the first response `welcome` alone.
         After that, batches both ways. The worker says how many jobs more it will take (`credits`), and gets no more.
         When the stream ends, jobs that were leased in it go back to the queue, or end as "worker_lost" when they have no
-        attempt left.
+        attempt left. A worker ends it by half-closing, once `go_away` has come and all leases are answered for.
+        INVALID_ARGUMENT: the hello is malformed; FAILED_PRECONDITION: no such group of remote workers here, or another
+        version of the protocol; RESOURCE_EXHAUSTED: too many workers; UNAVAILABLE: the sidecar is about to leave.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

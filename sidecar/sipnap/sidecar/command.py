@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -11,11 +12,16 @@ from pathlib import Path
 from sipnap.client.channel import DEFAULT_TARGET
 from sipnap.client.settings import count, seconds
 from sipnap.sidecar.core.suspension import Limits
+from sipnap.sidecar.group_settings import FORM, GroupSettings, group_flag, with_default
 from sipnap.sidecar.journal.base import Journal, JournalError
 from sipnap.sidecar.journal.memory import MemoryJournal
 from sipnap.sidecar.journal.redis_address import FORMS, RedisAddress
 from sipnap.sidecar.journal.sqlite import SqliteJournal
 from sipnap.sidecar.listener import Address, ListenError
+from sipnap.sidecar.lookups import offers
+from sipnap.sidecar.workers.remote import LEASE_SECONDS
+
+log = logging.getLogger("sipnap.sidecar")
 
 SUMMARY = "run the sidecar: timers, worker groups, journal"
 
@@ -24,11 +30,12 @@ examples:
   sipnap serve                                          on 127.0.0.1:5600, for front ends of this machine
   sipnap serve --listen unix:/run/sipnap/sidecar.sock   on a Unix socket that only this user can open
   sipnap serve --metrics 127.0.0.1:9600                 with Prometheus metrics
+  sipnap serve --group name=lookups,workers=32          with a second worker group
   sipnap serve --journal redis://127.0.0.1:6379/0       with naps that another sidecar can take over
   sipnap serve --listen 10.0.0.5:5600 --tls-cert server.pem --tls-key server.key --tls-ca clients.pem
 
 signals: the first SIGTERM or SIGINT drains (nothing new is accepted, what is held is continued), the second ends at
-once.
+once. SIGHUP reads the settings again: groups get the workers that these say, other changes need a restart.
 exit codes: 0 after a drain, 1 when it cannot start, 2 for a bad setting.
 """
 
@@ -51,16 +58,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default full)",
     )  # fmt: skip
     parser.add_argument(
+        "--group", metavar="name=NAME,workers=N,…", action="append", type=group_flag, default=[],
+        help=f"a worker group, {FORM}: how many operations it runs at once, in coroutines (async, the default), in "
+        "processes, or in remote workers that connect by themselves; queue: how many may wait (default --max-queued); "
+        "may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--workers", metavar="N", type=count, default=16,
-        help="operations that run at once in the group 'default' (default 16); plain naps need none",
+        help="operations that run at once in the group 'default', unless a --group has that name (default 16); plain "
+        "naps need none",
     )  # fmt: skip
     parser.add_argument(
         "--max-queued", metavar="N", type=count, default=10_000,
-        help="operations that may wait for a worker (default 10000)",
+        help="operations that may wait for a worker of a group (default 10000)",
     )  # fmt: skip
     parser.add_argument(
         "--operations", metavar="MODULE", action="append", default=[],
         help="a Python module with a dictionary OPERATIONS of operations to offer; may be repeated",
+    )  # fmt: skip
+    offers.configure(parser)
+    parser.add_argument(
+        "--lease-seconds", metavar="SECONDS", type=seconds, default=LEASE_SECONDS,
+        help="how long a job is left to a worker of another process that gives no sign of life (default 10)",
     )  # fmt: skip
     parser.add_argument(
         "--metrics", metavar="HOST:PORT", type=_address, default=None,
@@ -80,7 +99,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--max-entry-bytes", metavar="BYTES", type=count, default=limits.max_entry_bytes,
-        help="largest suspension accepted, encoded (default 65536)",
+        help="largest suspension accepted, and result of an operation, encoded (default 65536)",
     )  # fmt: skip
     parser.add_argument(
         "--drain-seconds", metavar="SECONDS", type=seconds, default=60.0,
@@ -102,6 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sipnap.sidecar.server import Settings, serve
 
     try:
+        lookups, close_lookups = offers.operations_from(arguments)
         settings = Settings(
             listen=arguments.listen,
             journal=_open_journal(arguments.journal, sync_each_commit=arguments.journal_sync == "full"),
@@ -111,21 +131,35 @@ def run(arguments: argparse.Namespace) -> int:
                 max_pending=arguments.max_pending,
                 max_entry_bytes=arguments.max_entry_bytes,
             ),
-            workers=arguments.workers,
+            groups=with_default(arguments.group, arguments.workers),
             max_queued=arguments.max_queued,
-            operations=load_operations(arguments.operations),
+            operations=lookups | load_operations(arguments.operations),
+            close_operations=close_lookups,
+            operation_modules=arguments.operations,
+            lease_seconds=arguments.lease_seconds,
+            log_format=arguments.log_format,
             metrics=arguments.metrics,
             tls_certificate=arguments.tls_cert,
             tls_private_key=arguments.tls_key,
             tls_ca=arguments.tls_ca,
             insecure=arguments.insecure,
             drain_seconds=arguments.drain_seconds,
+            reread_groups=lambda: _reread_groups(arguments),
         )
         asyncio.run(serve(settings, lambda address: print(f"sipnap serve: ready on {address}", flush=True)))
     except (JournalError, ListenError, ValueError) as error:
         print(f"sipnap serve: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _reread_groups(arguments: argparse.Namespace) -> tuple[GroupSettings, ...]:
+    again = arguments.reread()
+    groups = with_default(again.group, again.workers)
+    for name, value in sorted(vars(again).items()):
+        if name not in ("group", "workers") and value != getattr(arguments, name, value):
+            log.warning("settings changed, needs a restart setting=%s", name)
+    return groups
 
 
 def _journal(text: str) -> str:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
-from sipnap.sidecar.core.groups import Job
-from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome, Sleeper, Status
+from sipnap.sidecar.core.groups import Job, JobResult, WorkerGroup, WorkerKind
+from sipnap.sidecar.core.histogram import Histogram
+from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome, Sleeper
 from sipnap.sidecar.journal.base import Durability, Fenced, Journal, JournalError
-from sipnap.sidecar.operations import Answer, Runner
 from sipnap.sidecar.recovery import claim
+from sipnap.sidecar.workers.base import WorkerPool
 
 _MOST_TIMERS_PER_TURN = 2000
 """Timers fired before the loop gets a turn again: a million due at once must not silence the RPCs."""
@@ -50,23 +50,6 @@ class Connection(Protocol):
         """Announce that nothing new is accepted any more."""
 
 
-@dataclass(slots=True)
-class Lateness:
-    """A histogram of how long after their time timers were fired."""
-
-    bounds_seconds: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-    """Upper bounds of the buckets; one more bucket holds the rest."""
-    counts: list[int] = field(default_factory=lambda: [0] * 15)
-    """How many fell into each bucket."""
-    sum_seconds: float = 0.0
-    """All of them together."""
-
-    def observe(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(self.bounds_seconds, seconds)] += 1
-        self.sum_seconds += seconds
-
-
 @dataclass(frozen=True, slots=True)
 class _Submission:
     batch: list[Held]
@@ -76,11 +59,13 @@ class _Submission:
 class Dispatcher:
     """Carries out what the engine decides. Belongs to one event loop; every method is called in it."""
 
-    def __init__(self, engine: Engine, journal: Journal, runner: Runner) -> None:
+    def __init__(self, engine: Engine, journal: Journal) -> None:
         self.engine = engine
         self.journal = journal
-        self.lateness = Lateness()
-        self._runner = runner
+        self.lateness = Histogram()
+        """How long after their time timers were fired."""
+        self.pools: dict[WorkerKind, WorkerPool] = {}
+        """Who runs the jobs of groups of a kind; without one they wait. Set before `start`."""
         self._loop = asyncio.get_running_loop()
         self._connections: dict[FrontEnd, Connection] = {}
         self._submissions: list[_Submission] = []
@@ -120,6 +105,11 @@ class Dispatcher:
         async with self._claims.setdefault(front_end_id, asyncio.Lock()):
             await self._claim(front_end_id)
             return self._open(front_end_id, boot_epoch, connection)
+
+    def is_claiming(self, front_end_id: str) -> bool:
+        """Whether a front end is being taken over at present: what is held of it is not all here yet."""
+        lock = self._claims.get(front_end_id)
+        return lock is not None and lock.locked()
 
     async def _claim(self, front_end_id: str) -> None:
         front_end = self.engine.front_ends.get(front_end_id)
@@ -288,9 +278,8 @@ class Dispatcher:
 
     def _changed(self) -> None:
         """Follow up on whatever the engine may have gathered."""
-        for job in self.engine.take_stopped_jobs():
-            self._runner.stop(job)
-        self._start_jobs()
+        if self.engine.has_job_news:
+            self._wake_pools()
         self._arm()
         if self.engine.has_ended and self._forget_timer is None:
             # Forgetting late is harmless (a continue may come again and is answered from memory), a sync is not free:
@@ -322,6 +311,7 @@ class Dispatcher:
         for held in due.continues:
             self.lateness.observe(now - held.due_seconds)
         self._send(due.continues)
+        self._send(due.answered)
         self._changed()
 
     def _send(self, continues: Sequence[Held]) -> None:
@@ -332,15 +322,53 @@ class Dispatcher:
 
     # Operations
 
-    def _start_jobs(self) -> None:
-        for group in self.engine.groups.values():
-            while (job := group.take()) is not None:
-                self._runner.start(job, self._job_done)
+    def take_job(self, group: WorkerGroup, operations: Container[str] | None = None) -> Job | None:
+        """A pool has a free worker that can run these operations (None: any): the first job for it, if there is one.
 
-    def _job_done(self, job: Job, answer: Answer) -> None:
-        held = self.engine.finish_job(
-            job, Status.OK if not answer.error else Status.FAILED, answer.error, answer.values
-        )
+        It is answered for by `job_done` or `release_job`, exactly once.
+        """
+        if self.engine.draining and self.journal.durability is not Durability.MEMORY:
+            return None  # the next start finds it in the journal
+        job = self.engine.take_job(group, operations)
+        if job is not None:
+            self._arm()
+        return job
+
+    def send_job(self, group: WorkerGroup) -> Job | None:
+        """The first job of a group, to wait in a queue that sidecars share, for a worker of any of them.
+
+        Then it is answered for by `begin_job` and `job_done`, unless it is stopped before.
+        """
+        return group.send_away()
+
+    def begin_job(self, job: Job, attempt: int) -> None:
+        """A worker somewhere has taken a job that was sent away, for this attempt."""
+        self.engine.begin_job(job, attempt)
+        self._arm()
+
+    def job_done(self, job: Job, result: JobResult) -> None:
+        """A pool's worker has ended an attempt, in one way or another, and is free."""
+        held = self.engine.finish_job(job, result)
         if held is not None:
             self._send([held])
         self._changed()
+
+    def release_job(self, job: Job) -> None:
+        """A pool's worker gives back what it did not begin."""
+        self.engine.release_job(job)
+        self._changed()
+
+    def resize(self, group: WorkerGroup, workers: int) -> None:
+        """Give a group another number of workers, 1 to `MOST_WORKERS`; of a remote group, as its pool counts."""
+        self.engine.resize(group, workers)
+        self._changed()
+
+    def _wake_pools(self) -> None:
+        for job in self.engine.take_stopped_jobs():
+            pool = self.pools.get(job.group.kind)
+            if pool is not None:
+                pool.stop(job)
+        for group in self.engine.take_stirred_groups():
+            pool = self.pools.get(group.kind)
+            if pool is not None:
+                pool.wake(group)

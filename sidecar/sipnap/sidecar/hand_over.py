@@ -61,6 +61,10 @@ class HandOver:
         self._look_after = look_after
         self._numbers = itertools.count(1)
         self._waiting: dict[bytes, asyncio.Future[bytes]] = {}
+        self.calls: dict[str, Callable[[bytes], Awaitable[bytes]]] = {}
+        """Further calls that others may ask for, by name; they are carried out by these."""
+        self.subjects: dict[bytes, Callable[[bytes], None]] = {}
+        """What others may tell, by name, and who is to hear it."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def ask(self, front_end_id: str, call: str, request: bytes) -> bytes | None:
@@ -90,6 +94,14 @@ class HandOver:
         finally:
             del self._waiting[number]
 
+    async def tell(self, instance_id: str, subject: bytes, news: bytes) -> None:
+        """Have a sidecar hear something. Nobody knows whether it does.
+
+        Raises:
+            JournalError: It cannot be sent.
+        """
+        await self._mailbox.post(instance_id, b"tell " + subject + b"\n" + news)
+
     async def serve_forever(self) -> None:
         """Read letters until cancelled."""
         try:
@@ -114,6 +126,8 @@ class HandOver:
                 self._waiting[number].set_result(body)
             case [b"refusal", number] if number in self._waiting and not self._waiting[number].done():
                 self._waiting[number].set_exception(OwnerRefused(body))
+            case [b"tell", subject] if subject in self.subjects:
+                self.subjects[subject](body)
             case [b"moved"]:
                 self._look_after()
             case _:
@@ -121,7 +135,9 @@ class HandOver:
 
     async def _reply(self, number: bytes, sender: str, call: str, request: bytes) -> None:
         try:
-            answer = b"answer " + number + b"\n" + await self._carry_out(call, request)
+            further = self.calls.get(call)
+            answer = await (further(request) if further is not None else self._carry_out(call, request))
+            answer = b"answer " + number + b"\n" + answer
         except OwnerRefused as refused:
             answer = b"refusal " + number + b"\n" + refused.status
         with suppress(JournalError):  # the sender gives up by itself

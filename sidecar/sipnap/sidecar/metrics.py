@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -15,7 +15,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from sipnap.sidecar.dispatcher import Dispatcher, Lateness
+from sipnap.sidecar.core.groups import WorkerGroup
+from sipnap.sidecar.core.histogram import Histogram
+from sipnap.sidecar.dispatcher import Dispatcher
 
 _Family = TypeVar("_Family", CounterMetricFamily, GaugeMetricFamily)
 
@@ -58,17 +60,7 @@ class SidecarCollector(Collector):
         )
         yield CounterMetricFamily("sipnap_slept", "Sleep calls that ran their time.", counters.slept)
         yield _histogram("sipnap_lateness_seconds", "How long after its time a timer was fired.", dispatcher.lateness)
-        groups = engine.groups.values()
-        for name, text, value in (
-            ("sipnap_group_workers", "Workers of a group.", lambda group: group.workers),
-            (
-                "sipnap_group_busy_workers",
-                "Workers of a group that run an operation.",
-                lambda group: len(group.running),
-            ),
-            ("sipnap_group_queue_depth", "Operations that wait for a worker of a group.", lambda group: group.queued),
-        ):
-            yield _family(GaugeMetricFamily, name, text, "group", {group.name: value(group) for group in groups})
+        yield from _group_families(list(engine.groups.values()))
 
 
 def serve_metrics(dispatcher: Dispatcher, version: str, host: str, port: int) -> tuple[int, Callable[[], None]]:
@@ -92,17 +84,70 @@ def serve_metrics(dispatcher: Dispatcher, version: str, host: str, port: int) ->
     return server.server_port, close
 
 
-def _family(kind: type[_Family], name: str, text: str, label: str, values: dict[str, int]) -> _Family:
+def _family(kind: type[_Family], name: str, text: str, label: str, values: Mapping[str, float]) -> _Family:
     family = kind(name, text, labels=[label])
     for label_value, value in values.items():
         family.add_metric([label_value], value)
     return family
 
 
-def _histogram(name: str, text: str, lateness: Lateness) -> HistogramMetricFamily:
+def _group_families(groups: Sequence[WorkerGroup]) -> Iterator[Metric]:
+    gauges: tuple[tuple[str, str, Callable[[WorkerGroup], float]], ...] = (
+        ("workers", "Workers of a group.", lambda group: group.workers),
+        ("busy_workers", "Workers of a group that run an operation.", lambda group: len(group.running)),
+        (
+            "idle_workers",
+            "Workers of a group that run nothing.",
+            lambda group: max(0, group.workers - len(group.running)),
+        ),
+        ("queue_depth", "Operations that wait for a worker of a group.", lambda group: group.queued),
+        ("queue_limit", "Most operations that may wait for a worker of a group.", lambda group: group.max_queued),
+        (
+            "saturation",
+            "Busy and queued operations of a group for each of its workers; above 1 some wait.",
+            lambda group: (len(group.running) + group.queued) / max(1, group.workers),
+        ),
+    )
+    for name, text, value in gauges:
+        yield _family(
+            GaugeMetricFamily, f"sipnap_group_{name}", text, "group", {group.name: value(group) for group in groups}
+        )
+    ended = CounterMetricFamily(
+        "sipnap_group_operations",
+        "Operations of a group that have ended, by result: succeeded, failed, timed_out, abandoned.",
+        labels=["group", "result"],
+    )
+    for group in groups:
+        for result in ("succeeded", "failed", "timed_out", "abandoned"):
+            ended.add_metric([group.name, result], getattr(group, result))
+    yield ended
+    yield _family(
+        CounterMetricFamily, "sipnap_group_refused", "Naps refused because the queue of a group was full.", "group",
+        {group.name: group.refused for group in groups},
+    )  # fmt: skip
+    yield _family(
+        CounterMetricFamily, "sipnap_group_retried", "Attempts at operations beyond the first.", "group",
+        {group.name: group.retried for group in groups},
+    )  # fmt: skip
+    waits = HistogramMetricFamily(
+        "sipnap_group_wait_seconds", "How long operations waited for a worker.", labels=["group"]
+    )
+    runs = HistogramMetricFamily("sipnap_group_run_seconds", "How long workers had operations.", labels=["group"])
+    for group in groups:
+        waits.add_metric([group.name], _buckets(group.wait), group.wait.sum_seconds)
+        runs.add_metric([group.name], _buckets(group.run), group.run.sum_seconds)
+    yield waits
+    yield runs
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> HistogramMetricFamily:
+    return HistogramMetricFamily(name, text, buckets=_buckets(histogram), sum_value=histogram.sum_seconds)
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     total = 0
     buckets: list[tuple[str, float]] = []
-    for bound, count in zip((*map(str, map(float, lateness.bounds_seconds)), "+Inf"), lateness.counts, strict=True):
+    for bound, count in zip((*map(str, map(float, histogram.bounds_seconds)), "+Inf"), histogram.counts, strict=True):
         total += count
         buckets.append((bound, total))
-    return HistogramMetricFamily(name, text, buckets=buckets, sum_value=lateness.sum_seconds)
+    return buckets

@@ -12,6 +12,7 @@ from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.suspension import LatePolicy, NapKey
 from sipnap.sidecar.journal.base import Entry, Journal
+from sipnap.sidecar.workers.base import operations_of
 from sipnap.v1 import suspension_pb2 as pb
 
 _PROGRESS_SECONDS = 2.0
@@ -89,7 +90,7 @@ def _restore(engine: Engine, entry: Entry, offset_ns: int, *, keep_sequence: boo
         accepted_seconds=(entry.accepted_ns - offset_ns) * 1e-9,
         due_seconds=(entry.due_ns - offset_ns) * 1e-9,
         deadline_seconds=(entry.deadline_ns - offset_ns) * 1e-9,
-        operation=(entry.operation, entry.group) if entry.operation else None,
+        operations=operations_of(pb.Suspension.FromString(entry.payload)) if entry.operation else (),
         late_policy=lambda: _late_policy_of(entry.payload),
     )
 

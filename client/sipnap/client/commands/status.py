@@ -80,9 +80,19 @@ def status_lines(status: admin.GetStatusResponse, sidecar: str, now: datetime) -
     if status.worker_groups:
         yield ""
         yield from table(
-            ("WORKER GROUP", "WORKERS", "BUSY", "QUEUED"),
+            ("WORKER GROUP", "KIND", "WORKERS", "BUSY", "QUEUED", "OK", "FAILED", "TIMED OUT", "REFUSED"),
             [
-                (shown(group.name), str(group.workers), str(group.busy), str(group.queued))
+                (
+                    shown(group.name),
+                    short_name(admin.WorkerKind.DESCRIPTOR, group.kind),
+                    str(group.workers),
+                    str(group.busy),
+                    str(group.queued),
+                    str(group.succeeded),
+                    str(group.failed),
+                    str(group.timed_out),
+                    str(group.refused),
+                )
                 for group in status.worker_groups
             ],
         )

@@ -1,24 +1,39 @@
 """The engine: every rule about suspensions, in one place.
 
 The edges feed it requests, answers and the passing of time, and carry out what it returns. The order of a suspension's
-life is `reserve`, (the journal commits), `activate`, `pop_due`, (the continue travels), `settle`.
+life is `reserve`, (the journal commits), `activate`, `pop_due`, (the continue travels), `settle`. One with operations
+is queued by `activate`; its jobs are taken by `take_job` and end by `finish_job`, which may continue it early.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from sipnap.sidecar.core.front_ends import FrontEnd
-from sipnap.sidecar.core.groups import DEFAULT_GROUP, Job, WorkerGroup
+from sipnap.sidecar.core.groups import (
+    BAD_RESULT,
+    DEFAULT_GROUP,
+    TIMEOUT,
+    Job,
+    JobPolicy,
+    JobResult,
+    JobState,
+    Policy,
+    WorkerGroup,
+    WorkerKind,
+)
 from sipnap.sidecar.core.suspension import (
+    LATE,
     CancelOutcome,
     Held,
     LatePolicy,
     Limits,
     NapKey,
+    OperationRequest,
     Outcome,
     Phase,
     Reason,
@@ -26,11 +41,19 @@ from sipnap.sidecar.core.suspension import (
     Request,
     Sleeper,
     Status,
+    Work,
 )
 from sipnap.sidecar.core.timers import TimerHeap
 
 _NO_EPOCH = 0  # no front end has it: in the contract it stands for the present one
 _ROUTE = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
+_PREFIX = re.compile(r"[A-Za-z0-9_]{0,32}\Z")
+
+_MOST_OPERATIONS = 8
+_MOST_ATTEMPTS = 10
+
+_REMOTE_POLICY = JobPolicy(max_attempts=3)
+"""What only remote workers know is run like this: a worker that dies must not cost the call its answer."""
 
 
 @dataclass(slots=True)
@@ -63,6 +86,8 @@ class Due:
     """To be sent to their front ends."""
     sleepers: list[Sleeper]
     """To be woken."""
+    answered: list[Held]
+    """To be sent to their front ends as well, before their time: the last attempt of their operations has timed out."""
 
 
 class Engine:
@@ -73,7 +98,7 @@ class Engine:
         clock: Callable[[], float],
         limits: Limits,
         groups: Iterable[WorkerGroup] = (),
-        operations: Iterable[str] = (),
+        operations: Mapping[str, Policy] | None = None,
     ) -> None:
         """Begin empty.
 
@@ -81,7 +106,7 @@ class Engine:
             clock: Monotonic seconds.
             limits: What to refuse.
             groups: The worker groups; a "default" one of no workers is added if there is none.
-            operations: Names of the operations that the workers know.
+            operations: The operations that the workers know, by name; remote workers may know others.
         """
         self.limits = limits
         self.counters = Counters()
@@ -91,13 +116,14 @@ class Engine:
         self.draining = False
         self.journal_error = ""
         """Why the journal takes nothing at present; empty: it does."""
-        self.timers: TimerHeap[Held | Sleeper] = TimerHeap()
+        self.timers: TimerHeap[Held | Sleeper | Job] = TimerHeap()
         self.sleepers = 0
-        self._operations = frozenset(operations)
+        self._operations = operations or {}
         self._clock = clock
         self._last_sequence = 0
         self._ended: list[Held] = []
         self._stopped_jobs: list[Job] = []
+        self._stirred_groups: dict[WorkerGroup, None] = {}
 
     # Front ends
 
@@ -141,7 +167,8 @@ class Engine:
         for held in front_end.held.values():
             held.phase = Phase.ENDED
             self.timers.disarm(held)
-            self._abandon_job(held)
+            if held.work is not None:
+                self._abandon_jobs(held.work)
         front_end.committing = 0
         front_end.held.clear()
         front_end.continuing.clear()
@@ -188,7 +215,7 @@ class Engine:
         accepted_seconds: float,
         due_seconds: float,
         deadline_seconds: float,
-        operation: tuple[str, str] | None,
+        operations: tuple[OperationRequest, ...] = (),
         late_policy: Callable[[], LatePolicy] = lambda: LatePolicy.FIRE,
     ) -> None:
         """Take back what a journal kept. Nothing is refused: it was accepted. Times are on the engine's clock.
@@ -201,7 +228,7 @@ class Engine:
             # Of no known life until its Hello; only then is it known which of these are over.
             front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, _NO_EPOCH)
             front_end.gone_since_seconds = float("-inf")
-        request = Request(key, route, due_seconds - accepted_seconds, None, payload, operation)
+        request = Request(key, route, due_seconds - accepted_seconds, None, payload, operations)
         if sequence is None:
             sequence = self._next_sequence()
         elif sequence > self._last_sequence:
@@ -219,10 +246,13 @@ class Engine:
             return
         if policy is LatePolicy.FAIL:
             held.status, held.error = Status.FAILED, f"late by {late_seconds:.1f} s: no sidecar was there"
-        elif operation is not None:
-            group = self.groups.get(operation[1], self.groups[DEFAULT_GROUP])
-            held.job = Job(held, operation[0], group)
-            group.offer(held.job)
+            held.work = Work(error_code=LATE)
+        elif operations:
+            # Their groups may be gone, if the settings changed meanwhile. What is late times out at once.
+            default = self.groups[DEFAULT_GROUP]
+            self._give_work(held, [(operation, self.groups.get(operation.group, default)) for operation in operations])
+            if late_seconds <= 0:
+                self._queue_jobs(held.jobs)
         front_end.held[key] = held
         self.timers.arm(held, due_seconds)
 
@@ -245,8 +275,6 @@ class Engine:
             raise self._refusal(Reason.DRAINING, "the sidecar is shutting down")
         if self.journal_error:
             raise self._refusal(Reason.JOURNAL_UNAVAILABLE, self.journal_error)
-        if request.key.nap_number < 1:
-            raise self._refusal(Reason.INVALID, "key: nap_number is missing; naps count from 1")
         if not _ROUTE.match(request.route):
             raise self._refusal(
                 Reason.INVALID, f"resume_route {request.route[:80]!r} is not 1 to 64 of [A-Za-z0-9_.:-]"
@@ -269,30 +297,73 @@ class Engine:
                 Reason.DELAY_OUT_OF_RANGE,
                 f"deadline of {request.deadline_seconds:g} s is not after the delay of {request.delay_seconds:g} s",
             )
-        job_of = self._judge_operation(request)
+        work = self._judge_operations(request.operations) if request.operations else None
         held = Held(front_end, request, self._next_sequence(), self._clock())
         if request.deadline_seconds is None:
             held.deadline_seconds = held.due_seconds + limits.linger_seconds
         else:
             held.deadline_seconds = held.accepted_seconds + request.deadline_seconds
-        if job_of is not None:
-            held.job = Job(held, job_of[0], job_of[1])
+        if work is not None:
+            self._give_work(held, work)
         front_end.held[request.key] = held
         front_end.committing += 1
         return held, True
 
-    def _judge_operation(self, request: Request) -> tuple[str, WorkerGroup] | None:
-        if request.operation is None:
-            return None
-        name, group_name = request.operation
-        if name not in self._operations:
-            raise self._refusal(Reason.OPERATION_UNKNOWN, f"no operation {name!r} (--operations)")
-        group = self.groups.get(group_name or DEFAULT_GROUP)
-        if group is None or group.workers == 0:
-            raise self._refusal(Reason.OPERATION_UNKNOWN, f"no workers in group {group_name or DEFAULT_GROUP!r}")
-        if group.is_full:
-            raise self._refusal(Reason.FULL, f"{group.max_queued} jobs wait in group {group.name!r} already")
-        return name, group
+    def _judge_operations(self, operations: tuple[OperationRequest, ...]) -> list[tuple[OperationRequest, WorkerGroup]]:
+        if len(operations) > _MOST_OPERATIONS:
+            raise self._refusal(Reason.INVALID, f"{len(operations)} operations in one nap, at most {_MOST_OPERATIONS}")
+        judged = [(operation, self._judge_operation(operation)) for operation in operations]
+        for group, count in Counter(group for _, group in judged).items():
+            if group.room < count:
+                group.refused += 1
+                raise self._refusal(
+                    Reason.FULL,
+                    f"{group.queued} jobs wait in group {group.name!r} already (of at most {group.max_queued})",
+                    group.retry_after_seconds(),
+                )
+        return judged
+
+    def _judge_operation(self, operation: OperationRequest) -> WorkerGroup:
+        group = self.groups.get(operation.group or DEFAULT_GROUP)
+        if group is None:
+            raise self._refusal(Reason.OPERATION_UNKNOWN, f"no worker group {operation.group[:80]!r} (--group)")
+        known = group.operations
+        if known is None and group.kind is not WorkerKind.REMOTE:
+            known = self._operations
+            if not group.workers:
+                raise self._refusal(Reason.OPERATION_UNKNOWN, f"no workers in group {group.name!r}")
+        if not operation.name or (known is not None and operation.name not in known):
+            where = "--operations" if known is self._operations else f"of the workers of group {group.name!r}"
+            raise self._refusal(Reason.OPERATION_UNKNOWN, f"no operation {operation.name[:80]!r} ({where})")
+        if not _PREFIX.match(operation.prefix):
+            raise self._refusal(Reason.INVALID, f"prefix {operation.prefix[:80]!r} is not up to 32 of [A-Za-z0-9_]")
+        if operation.max_attempts > _MOST_ATTEMPTS:
+            raise self._refusal(
+                Reason.INVALID, f"max_attempts is {operation.max_attempts}, expected 0 to {_MOST_ATTEMPTS}"
+            )
+        if operation.timeout_seconds is not None and operation.timeout_seconds <= 0:
+            raise self._refusal(Reason.INVALID, f"timeout of {operation.timeout_seconds:g} s is not more than 0")
+        return group
+
+    def _give_work(self, held: Held, work: list[tuple[OperationRequest, WorkerGroup]]) -> None:
+        """Make the jobs of a suspension; each has a place in its group's bound from now on."""
+        held.work = Work([operation.name for operation, _ in work], work[0][1].name)
+        for index, (operation, group) in enumerate(work):
+            job = Job(held, index, operation.name, group, self._policy_of(operation, group))
+            held.work.jobs.append(job)
+            group.reserve(job)
+
+    def _policy_of(self, operation: OperationRequest, group: WorkerGroup) -> Policy:
+        policy: Policy = _REMOTE_POLICY
+        if group.kind is not WorkerKind.REMOTE:
+            policy = self._operations.get(operation.name, JobPolicy())
+        if operation.timeout_seconds is None and not operation.max_attempts:
+            return policy
+        return JobPolicy(
+            operation.timeout_seconds if operation.timeout_seconds is not None else policy.timeout_seconds,
+            operation.max_attempts or policy.max_attempts,
+            policy.backoff_seconds,
+        )
 
     def activate(self, batch: Iterable[Held]) -> None:
         """The journal has them: they are accepted, their time runs, their operations are queued."""
@@ -307,8 +378,8 @@ class Engine:
                 self._end(held)
                 continue
             self.timers.arm(held, held.due_seconds)
-            if held.job is not None:
-                held.job.group.offer(held.job)
+            if held.work is not None:
+                self._queue_jobs(held.work.jobs)
 
     def abandon(self, batch: Iterable[Held]) -> None:
         """The journal could not take them: they were never accepted."""
@@ -317,6 +388,8 @@ class Engine:
                 held.front_end.committing -= 1
                 self.counters.refused[Reason.JOURNAL_UNAVAILABLE] += 1
                 held.phase = Phase.ENDED
+                if held.work is not None:
+                    self._abandon_jobs(held.work)
                 del held.front_end.held[held.key]
 
     def cancel(self, front_end_id: str, key: NapKey) -> CancelOutcome:
@@ -342,17 +415,6 @@ class Engine:
         self._end(held)
         return held
 
-    def finish_job(self, job: Job, status: Status, error: str, values: tuple[bytes, ...]) -> Held | None:
-        """An operation has ended; its worker is free. Returns the suspension if it is to be continued now."""
-        job.group.finish(job)
-        held = job.held
-        if job.abandoned or held.phase is not Phase.PENDING:
-            return None
-        held.job = None
-        held.status, held.error, held.values = status, error, values
-        self._begin_continuing(held)
-        return held
-
     def mark_sent(self, held: Held) -> int:
         """Its continue is about to be sent; returns which attempt it is, from 1."""
         held.attempt += 1
@@ -368,10 +430,84 @@ class Engine:
         ended, self._ended = self._ended, []
         return ended
 
+    # Operations
+
+    def take_job(self, group: WorkerGroup, operations: Container[str] | None = None) -> Job | None:
+        """A job for a worker that is free; None: no job, or none of these operations, or no worker is free.
+
+        It ends by `finish_job` or `release_job`, once.
+        """
+        now = self._clock()
+        job = group.take(now, operations)
+        if job is not None:
+            self._watch(job, now)
+        return job
+
+    def begin_job(self, job: Job, attempt: int) -> None:
+        """A worker of any sidecar has taken a job that was sent away, for this attempt: others may have lost it before.
+
+        It ends by `finish_job`. One that is not away any more, and has that attempt, is left as it is.
+        """
+        now = self._clock()
+        if job.state is JobState.AWAY:
+            job.group.begin(job, now)
+        elif job.state is not JobState.RUNNING or job.abandoned or attempt <= job.attempt:
+            return
+        job.group.retried += attempt - job.attempt
+        job.attempt = attempt
+        self._watch(job, now)
+
+    def finish_job(self, job: Job, result: JobResult) -> Held | None:
+        """An attempt has ended; its worker is free. Returns the suspension if it is to be continued now.
+
+        A job that has ended already changes nothing: a worker may be taken for dead and answer nevertheless.
+        """
+        if job.state is not JobState.RUNNING:
+            return None
+        now = self._clock()
+        job.group.finish(job, now)
+        self._stirred_groups[job.group] = None
+        if job.abandoned:
+            return None
+        self.timers.disarm(job)
+        size = sum(map(len, result.values))
+        if size > self.limits.max_entry_bytes:
+            text = f"it found {size} bytes, more than {self.limits.max_entry_bytes} (--max-entry-bytes)"
+            result = JobResult(BAD_RESULT, text)
+        pause_seconds = result.retry_after_seconds
+        if result.error_code and pause_seconds is not None and self._try_again(job, pause_seconds, now):
+            return None
+        return self._end_job(job, result)
+
+    def release_job(self, job: Job) -> None:
+        """A worker gives a job back that it did not begin: another one gets it, and it costs no attempt."""
+        if job.state is JobState.RUNNING:
+            self.timers.disarm(job)
+            job.group.release(job, self._clock())
+            self._stirred_groups[job.group] = None
+
+    def resize(self, group: WorkerGroup, workers: int) -> None:
+        """Give a group another number of workers. More may run at once; of too many, each finishes what it has."""
+        group.workers = workers
+        self._stirred_groups[group] = None
+
     def take_stopped_jobs(self) -> list[Job]:
-        """Running jobs that nobody waits for any more, since the last call: the edge stops them, then `finish_job`."""
+        """Jobs that run or were sent away, and that nobody waits for any more, since the last call.
+
+        The edge stops them; `finish_job` follows for those that ran.
+        """
         stopped, self._stopped_jobs = self._stopped_jobs, []
         return stopped
+
+    def take_stirred_groups(self) -> Iterable[WorkerGroup]:
+        """Groups where somebody may have something to do now, since the last call: a job came, or a worker is free."""
+        stirred, self._stirred_groups = self._stirred_groups, {}
+        return stirred
+
+    @property
+    def has_job_news(self) -> bool:
+        """Whether `take_stopped_jobs` or `take_stirred_groups` has something to give."""
+        return bool(self._stirred_groups or self._stopped_jobs)
 
     # Sleepers
 
@@ -403,21 +539,27 @@ class Engine:
     def pop_due(self, most: int) -> Due:
         """Carry on to the present, for at most so many timers. Never early: a timer counts when its time has passed."""
         now = self._clock()
-        due = Due([], [])
+        due = Due([], [], [])
         for item in self.timers.pop_due(now, most):
-            if isinstance(item, Sleeper):
+            if isinstance(item, Held):
+                if item.phase is Phase.CONTINUING:
+                    if item.timer_sequence:  # its last job timed out in this very turn, before its own time
+                        continue
+                    self.counters.lost += 1
+                    self._end(item)
+                    continue
+                if item.work is not None and item.work.jobs:
+                    self._time_out(item, item.work)
+                self._begin_continuing(item)
+                due.continues.append(item)
+            elif isinstance(item, Sleeper):
                 self.sleepers -= 1
                 self.counters.slept += 1
                 due.sleepers.append(item)
-            elif item.phase is Phase.CONTINUING:
-                self.counters.lost += 1
-                self._end(item)
             else:
-                if item.job is not None:
-                    item.status, item.error = Status.TIMED_OUT, f"operation {item.job.operation!r} took too long"
-                    self._abandon_job(item)
-                self._begin_continuing(item)
-                due.continues.append(item)
+                held = self._pop_job(item, now)
+                if held is not None:
+                    due.answered.append(held)
         return due
 
     # Looking
@@ -468,6 +610,15 @@ class Engine:
 
     # Within
 
+    def _watch(self, job: Job, now: float) -> None:
+        """An attempt has begun."""
+        job.ends_seconds = job.held.due_seconds
+        timeout_seconds = job.policy.timeout_seconds
+        self.timers.disarm(job)
+        if timeout_seconds is not None and now + timeout_seconds < job.ends_seconds:
+            job.ends_seconds = now + timeout_seconds
+            self.timers.arm(job, job.ends_seconds)
+
     def _check_delay(self, seconds: float) -> None:
         if not 0 < seconds <= self.limits.max_delay_seconds:
             raise self._refusal(
@@ -484,22 +635,97 @@ class Engine:
         held.front_end.committing -= held.phase is Phase.COMMITTING
         held.phase = Phase.ENDED
         self.timers.disarm(held)
-        self._abandon_job(held)
+        if held.work is not None:
+            self._abandon_jobs(held.work)
         held.front_end.continuing.pop(held.key, None)
         del held.front_end.held[held.key]
         self._ended.append(held)
 
-    def _abandon_job(self, held: Held) -> None:
-        if held.job is not None:
-            held.job.group.abandon(held.job)
-            if held.job in held.job.group.running:
-                self._stopped_jobs.append(held.job)
-            held.job = None
+    def _queue_jobs(self, jobs: Iterable[Job]) -> None:
+        now = self._clock()
+        for job in jobs:
+            job.group.offer(job, now)
+            self._stirred_groups[job.group] = None
+
+    def _try_again(self, job: Job, pause_seconds: float, now: float) -> bool:
+        """Put the next attempt in the place of one that has failed, if the policy and the nap's time have one left."""
+        work = job.held.work
+        if work is None or job.attempt >= job.policy.max_attempts or now + pause_seconds >= job.held.due_seconds:
+            return False
+        group, again = job.group, job.next_attempt()
+        work.jobs[work.jobs.index(job)] = again
+        group.retried += 1
+        if pause_seconds > 0:
+            again.state = JobState.PAUSING
+            group.reserve(again)
+            self.timers.arm(again, now + pause_seconds)
+        else:
+            group.reserve(again)
+            self._queue_jobs([again])
+        return True
+
+    def _pop_job(self, job: Job, now: float) -> Held | None:
+        """A pause is over, or an attempt has taken too long. Returns the suspension if it is to be continued now."""
+        if job.state is JobState.PAUSING:
+            self._queue_jobs([job])
+        if job.state is not JobState.RUNNING or job.abandoned:
+            return None
+        job.abandoned = True
+        self._stopped_jobs.append(job)
+        if self._try_again(job, job.policy.backoff_seconds * 2 ** (job.attempt - 1), now):
+            return None
+        return self._end_job(job, JobResult(TIMEOUT, f"took longer than {now - job.started_seconds:.3g} s"))
+
+    def _end_job(self, job: Job, result: JobResult) -> Held | None:
+        """Its last attempt has ended. Returns the suspension if it is to be continued now."""
+        held, group = job.held, job.group
+        work = held.work
+        if work is None:
+            return None
+        if not result.error_code:
+            group.succeeded += 1
+        elif result.error_code == TIMEOUT:
+            group.timed_out += 1
+        else:
+            group.failed += 1
+        work.jobs.remove(job)
+        work.results[job.index] = result
+        if work.jobs:
+            return None
+        held.status, held.error = work.conclude()
+        self._begin_continuing(held)
+        return held
+
+    def _time_out(self, held: Held, work: Work) -> None:
+        """The nap's own time has passed: what has not ended does not count any more."""
+        seconds = held.due_seconds - held.accepted_seconds
+        for job in work.jobs:
+            job.group.timed_out += 1
+            text = f"took longer than the nap's {seconds:.3g} s"
+            if job.attempt == 1 and job.state is not JobState.RUNNING:
+                text = f"no worker of group {job.group.name!r} was free within the nap's {seconds:.3g} s"
+            work.results[job.index] = JobResult(TIMEOUT, text)
+        self._withdraw_jobs(work)
+        held.status, held.error = work.conclude()
+        held.status, work.error_code = Status.TIMED_OUT, TIMEOUT
+
+    def _abandon_jobs(self, work: Work) -> None:
+        for job in work.jobs:
+            job.group.abandoned += 1
+        self._withdraw_jobs(work)
+
+    def _withdraw_jobs(self, work: Work) -> None:
+        for job in work.jobs:
+            self.timers.disarm(job)
+            if job.state is JobState.RUNNING or job.state is JobState.AWAY:
+                self._stopped_jobs.append(job)
+            job.group.withdraw(job)
+        work.jobs = []
 
     def _next_sequence(self) -> int:
         self._last_sequence += 1
         return self._last_sequence
 
-    def _refusal(self, reason: Reason, message: str) -> Refused:
+    def _refusal(self, reason: Reason, message: str, retry_after_seconds: float | None = None) -> Refused:
         self.counters.refused[reason] += 1
-        return Refused(reason, message)
+        return Refused(reason, message, retry_after_seconds)

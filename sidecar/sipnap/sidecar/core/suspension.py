@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sipnap.sidecar.core.groups import TIMEOUT, Job, JobResult
+
 if TYPE_CHECKING:
     from sipnap.sidecar.core.front_ends import FrontEnd
-    from sipnap.sidecar.core.groups import Job
+
+LATE = "late"
+"""Error code of what fell due while no sidecar was there (`LatePolicy.FAIL`)."""
 
 
 class NapKey(NamedTuple):
@@ -18,6 +23,7 @@ class NapKey(NamedTuple):
     transaction_index: int
     transaction_label: int
     nap_number: int
+    """From 1; 0: a task, which has no transaction."""
 
 
 class Phase(enum.Enum):
@@ -26,7 +32,7 @@ class Phase(enum.Enum):
     COMMITTING = 1
     """The journal does not have it yet: not acknowledged, cannot fire."""
     PENDING = 2
-    """Accepted; its time has not come, its operation has not ended."""
+    """Accepted; its time has not come, its operations have not ended."""
     CONTINUING = 3
     """To be continued; the front end has not answered yet."""
     ENDED = 4
@@ -85,12 +91,30 @@ class LatePolicy(enum.Enum):
 class Refused(Exception):
     """The sidecar does not accept a suspension or a sleep."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.reason = reason
         """Why, for programs and metrics."""
         self.message = message
         """Why, for people; names the setting where there is one."""
+        self.retry_after_seconds = retry_after_seconds
+        """When it may be worth another try, counted from now; None: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRequest:
+    """An operation that somebody asks for, not judged yet."""
+
+    name: str
+    """Name of the operation."""
+    group: str = ""
+    """Worker group that runs it; empty: the default one."""
+    prefix: str = ""
+    """Put before the names of the values that it finds."""
+    timeout_seconds: float | None = None
+    """Most that one attempt may take; None: what the operation says."""
+    max_attempts: int = 0
+    """How often it is tried at most; 0: what the operation says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +126,49 @@ class Request:
     route: str
     """Route to resume in."""
     delay_seconds: float
-    """Time to the continue; with an operation, the most that it may take."""
+    """Time to the continue; with operations, the most that they may take."""
     deadline_seconds: float | None
     """When nobody waits any more, counted like the delay; None: the sidecar's default."""
     payload: bytes
     """The whole suspension as it came, for the journal and for showing; opaque here."""
-    operation: tuple[str, str] | None = None
-    """Name and worker group of the operation to run meanwhile; None: a plain nap."""
+    operations: tuple[OperationRequest, ...] = ()
+    """What to do meanwhile, all at the same time; none: a plain nap."""
+
+
+class Work:
+    """The operations of one suspension: those that have not ended, and what came of the others."""
+
+    __slots__ = ("error_code", "group", "jobs", "names", "results", "values")
+
+    def __init__(self, names: Sequence[str] = (), group: str = "", error_code: str = "") -> None:
+        self.names = names
+        """Of the operations, in the order of the request."""
+        self.group = group
+        """Name of the first one's worker group."""
+        self.jobs: list[Job] = []
+        """Those that have not ended."""
+        self.results: list[JobResult | None] = [None] * len(names)
+        """Those that have, in the order of the request."""
+        self.error_code = error_code
+        """Of the first that did not end well, once all have ended; empty: all did."""
+        self.values: tuple[bytes, ...] = ()
+        """What those found that ended well, once all have ended; each in the wire's encoding, opaque here."""
+
+    def conclude(self) -> tuple[Status, str]:
+        """All have ended: gather what came of them. Returns the suspension's status and, for people, what went wrong.
+
+        The status is that of the first that did not end well; the text names each of those. Values are kept in any
+        case: a script may go on with half of what it asked for.
+        """
+        ended = [(name, result) for name, result in zip(self.names, self.results, strict=True) if result is not None]
+        self.results = []
+        self.values = tuple(value for _, result in ended for value in result.values)
+        errors = [(name, result) for name, result in ended if result.error_code]
+        if not errors:
+            return Status.OK, ""
+        self.error_code = errors[0][1].error_code
+        status = Status.TIMED_OUT if self.error_code == TIMEOUT else Status.FAILED
+        return status, "; ".join(f"{name}: {result.error}" for name, result in errors)
 
 
 class Held:
@@ -121,7 +181,6 @@ class Held:
         "due_seconds",
         "error",
         "front_end",
-        "job",
         "key",
         "payload",
         "phase",
@@ -129,7 +188,7 @@ class Held:
         "sequence",
         "status",
         "timer_sequence",
-        "values",
+        "work",
     )
 
     def __init__(self, front_end: FrontEnd, request: Request, sequence: int, now_seconds: float) -> None:
@@ -146,10 +205,24 @@ class Held:
         self.status = Status.OK
         self.error = ""
         self.attempt = 0
-        self.values: tuple[bytes, ...] = ()
-        """What the operation found, each value in the wire's encoding; opaque here."""
-        self.job: Job | None = None
+        self.work: Work | None = None
+        """Its operations; None: a plain nap."""
         self.timer_sequence = 0
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """Its operations that have not ended."""
+        return self.work.jobs if self.work is not None else ()
+
+    @property
+    def error_code(self) -> str:
+        """What went wrong, for scripts; empty: nothing."""
+        return self.work.error_code if self.work is not None else ""
+
+    @property
+    def values(self) -> tuple[bytes, ...]:
+        """What its operations found; each value in the wire's encoding, opaque here."""
+        return self.work.values if self.work is not None else ()
 
 
 class Sleeper:
@@ -176,6 +249,6 @@ class Limits:
     max_pending: int = 1_000_000
     """Most suspensions of one front end, and most sleeping callers (``--max-pending``)."""
     max_entry_bytes: int = 65_536
-    """Largest encoded suspension (``--max-entry-bytes``)."""
+    """Largest encoded suspension, and most that one operation may find (``--max-entry-bytes``)."""
     max_front_ends: int = 1024
     """Most front ends that have a session or suspensions."""

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.suspension import Held
+from sipnap.sidecar.journal.tasks import TaskStore
 
 
 class Durability(enum.Enum):
@@ -105,6 +106,8 @@ class Journal(Protocol):
     """Whether several sidecars may use it at once: front ends have to be claimed then."""
     mailbox: Mailbox | None = None
     """Where those sidecars write to each other."""
+    tasks: TaskStore | None = None
+    """Where those sidecars have the work for their remote workers."""
 
     def introduce(self, instance_id: str, address: str) -> None:
         """Say who writes here, to be shown to other sidecars. Before the first claim."""
@@ -163,7 +166,7 @@ def wall_offset_ns() -> int:
 
 def entry_of(held: Held, offset_ns: int) -> Entry:
     """A held suspension as a journal keeps it; `offset_ns` from `wall_offset_ns`."""
-    job = held.job
+    work = held.work if held.work is not None and held.work.names else None  # its jobs may have ended meanwhile
     return Entry(
         held.sequence,
         held.front_end.front_end_id,
@@ -172,7 +175,7 @@ def entry_of(held: Held, offset_ns: int) -> Entry:
         int(held.accepted_seconds * 1e9) + offset_ns,
         int(held.due_seconds * 1e9) + offset_ns,
         int(held.deadline_seconds * 1e9) + offset_ns,
-        job.operation if job is not None else "",
-        job.group.name if job is not None else "",
+        work.names[0] if work is not None else "",
+        work.group if work is not None else "",
         held.payload,
     )

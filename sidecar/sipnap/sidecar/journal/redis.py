@@ -31,6 +31,8 @@ from sipnap.sidecar.journal.redis_client import FAILURES, Client, explain, is_di
 from sipnap.sidecar.journal.redis_clock import RedisClock
 from sipnap.sidecar.journal.redis_mailbox import RedisMailbox
 from sipnap.sidecar.journal.redis_plan import Grip, Plan, keys_of, script
+from sipnap.sidecar.journal.redis_tasks import RedisTasks
+from sipnap.sidecar.journal.tasks import TaskStore
 
 SCHEMA_VERSION = 1
 """Layout of the keys that this module writes; a front end with a newer one is not claimed."""
@@ -65,6 +67,7 @@ class RedisJournal(Journal):
         self._address = address
         self.clock = RedisClock()
         self.mailbox: Mailbox = RedisMailbox(self)
+        self.tasks: TaskStore = RedisTasks(self)
         self._writing = asyncio.Lock()
         self._is_failing = False
         self._failures = 0

@@ -34,6 +34,7 @@ from sipnap.v1 import front_end_service_pb2 as wire
 from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceServicer
 
 _MOST_CONTINUES_PER_MESSAGE = 512
+_MOST_RESULT_BYTES_PER_MESSAGE = 1024 * 1024  # far below `MAX_MESSAGE_BYTES`, over which gRPC ends the stream
 
 log = logging.getLogger("sipnap.sidecar")
 
@@ -164,10 +165,18 @@ class _Session:
 
     def _add_continues(self, response: wire.SessionResponse) -> None:
         engine = self._dispatcher.engine
+        taken = large_bytes = 0
         for held in self._continues[:_MOST_CONTINUES_PER_MESSAGE]:
-            if held.phase is Phase.CONTINUING:  # it may have been given up since
-                continue_message(held, engine.mark_sent(held), response.continues.add())
-        del self._continues[:_MOST_CONTINUES_PER_MESSAGE]
+            taken += 1
+            if held.phase is not Phase.CONTINUING:  # it has been given up since
+                continue
+            message = response.continues.add()
+            continue_message(held, engine.mark_sent(held), message)
+            if held.work is not None or not held.key.nap_number:  # results and data of tasks may be large
+                large_bytes += message.ByteSize()
+                if large_bytes > _MOST_RESULT_BYTES_PER_MESSAGE:
+                    break
+        del self._continues[:taken]
 
     # Reading
 
@@ -196,7 +205,11 @@ class _Session:
             try:
                 held, is_new = engine.reserve(front_end, request_from(suspension, front_end.boot_epoch))
             except Refused as refused:
-                answer.refusals.add(key=suspension.key, reason=REASON_TO_WIRE[refused.reason], message=refused.message)
+                refusal = answer.refusals.add(
+                    key=suspension.key, reason=REASON_TO_WIRE[refused.reason], message=refused.message
+                )
+                if refused.retry_after_seconds is not None:
+                    set_duration(refusal.retry_after, refused.retry_after_seconds)
                 continue
             if is_new:
                 batch.append(held)

@@ -34,6 +34,11 @@ class SharedNapServicer(NapServicer):
         answer = await self._ask(front_end_id, request, nap.SuspendRouteResponse, context)
         return answer if answer is not None else await super().SuspendRoute(request, context)
 
+    async def RunTask(self, request: nap.RunTaskRequest, context: Context) -> nap.RunTaskResponse:
+        """Return once accepted, here or there. A caller that got no answer and asks again may have made two tasks."""
+        answer = await self._ask(request.front_end_id, request, nap.RunTaskResponse, context)
+        return answer if answer is not None else await super().RunTask(request, context)
+
     async def Cancel(self, request: nap.CancelRequest, context: Context) -> nap.CancelResponse:
         """End a suspension before its time, here or there."""
         answer = await self._ask(request.key.front_end_id, request, nap.CancelResponse, context)
@@ -70,6 +75,8 @@ class SharedNapServicer(NapServicer):
             match call:
                 case "SuspendRoute":
                     answer = await super().SuspendRoute(nap.SuspendRouteRequest.FromString(request), context)
+                case "RunTask":
+                    answer = await super().RunTask(nap.RunTaskRequest.FromString(request), context)
                 case "Cancel":
                     answer = await super().Cancel(nap.CancelRequest.FromString(request), context)
                 case "Get":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import TYPE_CHECKING
 
 import grpc
@@ -28,10 +29,14 @@ from sipnap.v1 import suspension_pb2 as pb
 from sipnap.v1.nap_service_pb2_grpc import NapServiceServicer
 
 if TYPE_CHECKING:
+    from sipnap.sidecar.core.front_ends import FrontEnd
     from sipnap.sidecar.core.suspension import Held
 
 _MOST_PER_PAGE = 1000
 _DEFAULT_PER_PAGE = 100
+_TASK_NAP_NUMBER = 0
+_ALMOST = 0.999  # of the longest delay: a Duration is rounded up, and must not get over the bound by that
+_AT_ONCE_SECONDS = 0.001  # every suspension has a delay; this one is as good as none
 
 
 class NapServicer(NapServiceServicer):
@@ -62,6 +67,9 @@ class NapServicer(NapServiceServicer):
         front_end_id = suspension.key.front_end_id
         try:
             front_end = self._engine.front_end_for(front_end_id)
+            if suspension.key.nap_number == _TASK_NAP_NUMBER:
+                self._engine.counters.refused[Reason.INVALID] += 1
+                raise Refused(Reason.INVALID, "key: nap_number is missing; naps count from 1 (RunTask makes tasks)")
             held, is_new = self._engine.reserve(front_end, request_from(suspension, front_end.boot_epoch))
         except Refused as refused:
             await refuse(context, refused)
@@ -77,6 +85,33 @@ class NapServicer(NapServiceServicer):
             due_time=wall_time(held.due_seconds, asyncio.get_running_loop().time()),
             durability=DURABILITY_TO_WIRE[self._dispatcher.journal.durability],
             already_held=not is_new,
+        )
+
+    async def RunTask(self, request: nap.RunTaskRequest, context: Context) -> nap.RunTaskResponse:
+        """Return once accepted: after the journal has it."""
+        try:
+            front_end = self._engine.front_end_for(request.front_end_id)
+            suspension = pb.Suspension(
+                key=key_message(request.front_end_id, _new_task_key(front_end)),
+                resume_route=request.route,
+                data=request.data,
+                operations=request.operations,
+            )
+            if seconds_of(request.delay):
+                suspension.delay.CopyFrom(request.delay)
+            elif request.operations:
+                set_duration(suspension.delay, _ALMOST * self._engine.limits.max_delay_seconds)
+            else:
+                set_duration(suspension.delay, _AT_ONCE_SECONDS)
+            held, _ = self._engine.reserve(front_end, request_from(suspension, front_end.boot_epoch))
+        except Refused as refused:
+            await refuse(context, refused)
+        error = await self._committed([held])
+        if error is not None:
+            await refuse(context, Refused(Reason.JOURNAL_UNAVAILABLE, str(error)))
+        return nap.RunTaskResponse(
+            key=key_message(request.front_end_id, held.key),
+            durability=DURABILITY_TO_WIRE[self._dispatcher.journal.durability],
         )
 
     async def _committed(self, batch: list[Held]) -> JournalError | None:
@@ -115,3 +150,12 @@ class NapServicer(NapServiceServicer):
         key = nap_key(message)
         front_end = self._engine.front_ends.get(message.front_end_id)
         return key._replace(boot_epoch=front_end.boot_epoch) if not key.boot_epoch and front_end is not None else key
+
+
+def _new_task_key(front_end: FrontEnd) -> NapKey:
+    """A key that no task of this life of the front end has had: 64 random bits, and none of those that are held."""
+    while True:
+        number = secrets.randbits(64)
+        key = NapKey(front_end.boot_epoch, number >> 32, number & 0xFFFFFFFF, _TASK_NAP_NUMBER)
+        if key not in front_end.held:
+            return key

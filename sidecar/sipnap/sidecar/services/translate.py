@@ -7,15 +7,16 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
-from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from sipnap.client.errors import ERROR_DOMAIN
-from sipnap.client.outstanding import seconds_of
+from sipnap.client.outstanding import seconds_of, set_duration
 from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome, Phase, Reason, Refused, Request, Status
 from sipnap.sidecar.journal.base import Durability
+from sipnap.sidecar.workers.base import operations_of
 from sipnap.v1 import suspension_pb2 as pb
 
 REASON_TO_WIRE: dict[Reason, pb.RefusalReason] = {
@@ -70,14 +71,13 @@ def request_from(suspension: pb.Suspension, present_epoch: int) -> Request:
     """A request for the core to judge; boot epoch 0 becomes the present one."""
     if not suspension.key.boot_epoch:
         suspension.key.boot_epoch = present_epoch
-    operation = suspension.operations[0] if suspension.operations else None
     return Request(
         nap_key(suspension.key),
         suspension.resume_route,
         seconds_of(suspension.delay),
         seconds_of(suspension.deadline) if suspension.HasField("deadline") else None,
         suspension.SerializeToString(),
-        (operation.name, operation.group) if operation is not None else None,
+        operations_of(suspension) if suspension.operations else (),
     )
 
 
@@ -90,8 +90,14 @@ def continue_message(held: Held, attempt: int, message: pb.Continue) -> None:
     message.status = STATUS_TO_WIRE[held.status]
     if held.error:
         message.error = held.error
-    for value in held.values:
-        message.values.add().MergeFromString(value)
+    work = held.work
+    if work is not None:
+        if work.error_code:
+            message.error_code = work.error_code
+        for value in work.values:
+            message.values.add().MergeFromString(value)
+    if not held.key.nap_number:  # a task; its data stays in the payload until then
+        message.data = pb.Suspension.FromString(held.payload).data
 
 
 def info_message(held: Held, now_seconds: float) -> pb.SuspensionInfo:
@@ -116,13 +122,18 @@ def wall_time(monotonic_seconds: float, now_seconds: float) -> Timestamp:
 
 async def refuse(context: Context, refused: Refused) -> NoReturn:
     """End an RPC with what the core had to say."""
-    await abort(context, _CODE_OF_REASON[refused.reason], refused.reason.name, refused.message)
+    details: list[Message] = []
+    if refused.retry_after_seconds is not None:
+        retry_info = error_details_pb2.RetryInfo()
+        set_duration(retry_info.retry_delay, refused.retry_after_seconds)
+        details.append(retry_info)
+    await abort(context, _CODE_OF_REASON[refused.reason], refused.reason.name, refused.message, *details)
 
 
-async def abort(context: Context, code: grpc.StatusCode, reason: str, message: str) -> NoReturn:
-    """End an RPC with a google.rpc.Status that has an ErrorInfo."""
-    detail = any_pb2.Any()
-    detail.Pack(error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN))
-    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message, details=[detail])
+async def abort(context: Context, code: grpc.StatusCode, reason: str, message: str, *more: Message) -> NoReturn:
+    """End an RPC with a google.rpc.Status that has an ErrorInfo, and whatever details come with it."""
+    status = status_pb2.Status(code=code_pb2.Code.Value(code.name), message=message)
+    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain=ERROR_DOMAIN), *more):
+        status.details.add().Pack(detail)
     await context.abort_with_status(rpc_status.to_status(status))
     raise AssertionError("abort_with_status does not return")

@@ -1,0 +1,1 @@
+"""Who runs operations: coroutines of this process, processes of its own, or whoever connects."""
