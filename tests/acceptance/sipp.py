@@ -42,7 +42,7 @@ class Calls:
 
 
 class Callers(Process):
-    """SIPp placing calls at a steady rate. Give `fields` per call, or let them be naps of random length."""
+    """SIPp placing calls at a steady rate. Give the first field of each, or let it be a nap of random length."""
 
     def __init__(
         self,
@@ -54,20 +54,24 @@ class Callers(Process):
         calls: int,
         user: str = "nap",
         nap_ms: tuple[int, int] = (100, 3000),
+        fields: Sequence[str] = (),
         keys: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
         assert SIPP, "sipp is not installed: apt-get install sip-tester"
         self._directory = directory
         directory.mkdir(exist_ok=True)
-        dice = random.Random(seed)
-        print(f"naps drawn with seed {seed}")
-        fields = directory / "naps.csv"
-        fields.write_text("SEQUENTIAL\n" + "".join(f"{dice.randint(*nap_ms)};\n" for _ in range(calls)))
+        if not fields:
+            dice = random.Random(seed)
+            print(f"naps drawn with seed {seed}")
+            fields = [str(dice.randint(*nap_ms)) for _ in range(calls)]
+        field_file = directory / "fields.csv"
+        field_file.write_text("SEQUENTIAL\n" + "".join(f"{field};\n" for field in fields))
         super().__init__(
             "sipp",
             [
-                SIPP, proxy, "-sf", SCENARIOS / scenario, "-inf", fields, "-s", user, "-r", str(rate), "-m", str(calls),
+                SIPP, proxy, "-sf", SCENARIOS / scenario, "-inf", field_file, "-s", user,
+                "-r", str(rate), "-m", str(calls),
                 "-l", "19000", "-i", "127.0.0.1", "-p", str(free_port()), "-nostdin", "-buff_size", "4000000",
                 "-trace_stat", "-stf", directory / "stat.csv", "-fd", "600",
                 "-trace_err", "-error_file", directory / "errors.log",
@@ -87,6 +91,18 @@ class Callers(Process):
             retransmissions=int(row["Retransmissions(C)"]),
             late_ms=list(_late_ms(self._directory / "messages.log")),
         )
+
+    def final_replies(self) -> dict[str, list[str]]:
+        """All final replies to the INVITE of each call, by its first field, which X-Number has to say."""
+        numbers: dict[str, str] = {}
+        replies: dict[str, list[str]] = {}
+        for _, text in logged_messages(self._directory / "messages.log"):
+            if text.startswith("INVITE ") and (number := header_of(text, "X-Number")):
+                numbers[call_id_of(text)] = number
+                replies.setdefault(number, [])
+            elif re.match(r"SIP/2.0 [2-6]", text) and call_id_of(text) in numbers:
+                replies[numbers[call_id_of(text)]].append(text)
+        return replies
 
     def errors(self) -> str:
         """What SIPp found wrong, the beginning of it."""
@@ -141,7 +157,12 @@ def asked_for(invite: str) -> tuple[float, float] | None:
 
 def call_id_of(message: str) -> str:
     """Its Call-ID; empty if it has none."""
-    found = re.search(r"^Call-ID: *(\S+)", message, re.MULTILINE)
+    return header_of(message, "Call-ID")
+
+
+def header_of(message: str, name: str) -> str:
+    """The value of a header field; empty if there is none."""
+    found = re.search(rf"^{name}: *(.*?)\s*$", message, re.MULTILINE)
     return found[1] if found else ""
 
 

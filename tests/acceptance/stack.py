@@ -40,6 +40,7 @@ class Stack:
         directory: Path,
         *,
         script: str = "native.cfg",
+        kemi_script: str = "kemi_script.py",
         defines: Mapping[str, int] = MappingProxyType({}),
         sidecar_flags: Sequence[str] = (),
         has_second_sidecar: bool = False,
@@ -49,6 +50,7 @@ class Stack:
         Args:
             directory: For the proxy's files.
             script: The proxy's script.
+            kemi_script: Its Python script; a native script does not read it.
             defines: More settings of sipnap.cfg.
             sidecar_flags: For `sipnap serve`, such as ``--journal``; the memory journal if it is not among them.
             has_second_sidecar: Whether the shim has another one to go to, with the same flags.
@@ -56,6 +58,7 @@ class Stack:
         self._exits = contextlib.ExitStack()
         self._directory = directory
         self._script = script
+        self._kemi_script = kemi_script
         self._defines = defines
         self._sidecar_flags = sidecar_flags
         self.second_sidecar: Sidecar | None = None
@@ -67,7 +70,9 @@ class Stack:
             if has_second_sidecar:
                 self.second_sidecar = self._exits.enter_context(Sidecar(*sidecar_flags))
                 self._shim_flags = ["--sidecar", self.second_sidecar.target]
-            self.proxy = self._exits.enter_context(Proxy(directory / "proxy", script=script, defines=defines))
+            self.proxy = self._exits.enter_context(
+                Proxy(directory / "proxy", script=script, kemi_script=kemi_script, defines=defines)
+            )
             self.shim = self._exits.enter_context(Shim(self.proxy.ports, self.sidecar.target, *self._shim_flags))
             self.wait_gate(is_open=True)
         except BaseException:
@@ -134,7 +139,13 @@ class Stack:
         self._lives += 1
         directory = self._directory / f"proxy-{self._lives}"
         self.proxy = self._exits.enter_context(
-            Proxy(directory, script=self._script, ports=self.proxy.ports, defines=self._defines)
+            Proxy(
+                directory,
+                script=self._script,
+                kemi_script=self._kemi_script,
+                ports=self.proxy.ports,
+                defines=self._defines,
+            )
         )
 
     def close(self) -> None:

@@ -6,8 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sipnap.client.operations import arguments_of
 from sipnap.shim.kamailio import datagram
-from sipnap.shim.kamailio.datagram import Answer, Cancel, DatagramError, RequestName, Suspend, UnreadableRequest
+from sipnap.shim.kamailio.datagram import (
+    Answer,
+    Cancel,
+    DatagramError,
+    RequestName,
+    Suspend,
+    Task,
+    UnreadableRequest,
+)
 
 LINE = b"SN1 S 1700000000 12345 4000000000 2 2500 RESUME 192.0.2.7 5062 %d"
 HEADERS = {
@@ -224,3 +233,152 @@ def test_a_cancel_names_the_request_that_it_cancels() -> None:
 
 def test_an_answer() -> None:
     assert datagram.read(b"SN1 A 1700000000 481 1.2.3.4.ok") == Answer(1_700_000_000, 481, b"1.2.3.4.ok")
+
+
+def asked(*parts: bytes, request: bytes | None = None, avps: bytes = b"", values: bytes = b"") -> bytes:
+    """A nap with operations: name, arguments and group of each."""
+    sip = message() if request is None else request
+    line = (LINE % len(sip)).replace(b"SN1 S", b"SN1 O")
+    sizes = b",".join(b"%d" % len(part) for part in parts)
+    return b"%s %s%s\n%s%s%ssip:bob@192.0.2.9" % (line, sizes, avps, b"".join(parts), sip, values)
+
+
+def test_operations() -> None:
+    read = datagram.read(
+        asked(
+            b"http", b"template=route&number=%2B49+30&empty=", b"lookups",
+            b"enum", b"", b"",
+            b"third", b"0", b"0",
+            avps=b" tenant:5", values=b"a b:\n",
+        )
+    )  # fmt: skip
+    assert isinstance(read, Suspend)
+    first, second, third = read.suspension.operations
+    assert (first.name, first.group, first.prefix) == ("http", "lookups", "")
+    assert arguments_of(first.arguments) == {"template": b"route", "number": b"+49 30", "empty": b""}
+    assert (second.name, second.group, second.prefix, list(second.arguments)) == ("enum", "", "2_", [])
+    assert (third.name, third.group, third.prefix, list(third.arguments)) == ("third", "", "3_", [])
+    state = read.suspension.state
+    assert (state.call_id, state.request_uri) == (b"abc@192.0.2.7", b"sip:bob@192.0.2.9")
+    assert [(avp.name, avp.text) for avp in state.avps] == [("tenant", b"a b:\n")]
+    assert read.suspension.key.nap_number == 2
+    assert (read.suspension.delay.seconds, read.suspension.delay.nanos) == (2, 500_000_000)
+
+
+@given(value=st.binary(max_size=200), name=st.from_regex(r"[A-Za-z0-9_]{1,64}", fullmatch=True))
+def test_any_bytes_are_an_argument(value: bytes, name: str) -> None:
+    encoded = "".join(f"%{byte:02x}" for byte in value).encode()
+    read = datagram.read(asked(b"op", b"%s=%s" % (name.encode(), encoded), b""))
+    assert isinstance(read, Suspend)
+    assert arguments_of(read.suspension.operations[0].arguments) == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (b"number", "no argument"),
+        (b"=7", "no argument"),
+        (b"a=1&", "no argument"),
+        (b"a b=1", "no argument"),
+        (b"a=1&a=2", "argument a is there twice"),
+        (b"a=sip:x@y", "not urlencoded"),
+        (b"a=%zz", "not urlencoded"),
+        (b"a=%4", "not urlencoded"),
+        (b"a=\xff", "not urlencoded"),
+        (b"a=b=c", "not urlencoded"),
+        (b"a=\x00", "not urlencoded"),
+        (b"a=1\n", "not urlencoded"),
+        (b"x" * 65 + b"=1", "no argument"),
+        (b"&".join(b"a%d=1" % number for number in range(65)), "more than 64 arguments"),
+    ],
+)
+def test_malformed_arguments(arguments: bytes, why: str) -> None:
+    """The transaction is suspended: it can be resumed, and has to be."""
+    with pytest.raises(UnreadableRequest, match=f"operation 2: .*{why}") as caught:
+        datagram.read(asked(b"op", b"", b"", b"other", arguments, b""))
+    assert caught.value.code == "bad_arguments"
+    suspension = caught.value.suspension
+    assert (suspension.key.transaction_index, suspension.resume_route) == (12345, "RESUME")
+    assert not suspension.HasField("state")
+    assert not suspension.operations
+
+
+@pytest.mark.parametrize(
+    ("name", "group"), [(b"", b""), (b"o p", b""), (b"\xff", b""), (b"op", b"a b"), (b"op", b"\n")]
+)
+def test_malformed_names_of_operations(name: bytes, group: bytes) -> None:
+    with pytest.raises(UnreadableRequest, match="is no name of") as caught:
+        datagram.read(asked(name, b"", group))
+    assert caught.value.code == "bad_arguments"
+
+
+def test_operations_on_what_is_no_request() -> None:
+    with pytest.raises(UnreadableRequest, match="no SIP request") as caught:
+        datagram.read(asked(b"op", b"a=1", b"", request=b""))
+    assert caught.value.code == "unreadable"
+
+
+@pytest.mark.parametrize(
+    "sizes", [b"", b"1", b"1,2", b"1,2,3,", b"1,2,3,4", b"-1,2,3", b"1,2,3" + b",1,1,1" * 4, b"999999,1,1"]
+)
+def test_malformed_sizes(sizes: bytes) -> None:
+    datagram_ = asked(b"op", b"a=1", b"").replace(b" 2,3,0\n", b" %s\n" % sizes)
+    with pytest.raises(DatagramError, match="sizes of their parts") as caught:
+        datagram.read(datagram_)
+    assert not isinstance(caught.value, UnreadableRequest)
+
+
+@given(cut=st.integers(min_value=0, max_value=len(asked(b"op", b"a=1", b"g")) - len("sip:bob@192.0.2.9") - 1))
+def test_every_cut_of_operations_is_noticed(cut: int) -> None:
+    with pytest.raises(DatagramError):
+        datagram.read(asked(b"op", b"a=1", b"g")[:cut])
+
+
+@given(
+    st.binary(max_size=300), st.sampled_from([b"SN1 O ", b"SN1 T ", b"SN1 O 1 2 3 1 1 R 1 1 0 ", b"SN1 T 1 1 R 1 1\n"])
+)
+def test_garbage_of_the_new_kinds(garbage: bytes, start: bytes) -> None:
+    try:
+        read = datagram.read(start + garbage)
+    except DatagramError:
+        return
+    assert isinstance(read, Task), "two bytes may be data and group"
+    assert len(garbage) == 2
+
+
+def test_a_task() -> None:
+    data, group = b"a b\n\xff", b"reports"
+    read = datagram.read(b"SN1 T 1700000000 250 ACCOUNT %d %d\n%s%s" % (len(data), len(group), data, group))
+    assert isinstance(read, Task)
+    assert read.boot_epoch == 1_700_000_000
+    suspension = read.suspension
+    assert (suspension.resume_route, suspension.data) == ("ACCOUNT", data)
+    assert suspension.delay.ToMilliseconds() == 250
+    assert [(operation.name, operation.group) for operation in suspension.operations] == [("pass", "reports")]
+
+
+@pytest.mark.parametrize(("group", "ms"), [(b"", 1), (b"0", 1), (b"g", datagram.TASK_WAIT_MS)])
+def test_a_task_without_a_time(group: bytes, ms: int) -> None:
+    read = datagram.read(b"SN1 T 1 0 R 1 %d\nx%s" % (len(group), group))
+    assert isinstance(read, Task)
+    assert read.suspension.delay.ToMilliseconds() == ms
+    assert len(read.suspension.operations) == (group == b"g")
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        b"SN1 T 1 0 R 1 0",
+        b"SN1 T 1 0 R 1 0\n",
+        b"SN1 T 1 0 R 1 0\nxy",
+        b"SN1 T 1 0 R/ 1 0\nx",
+        b"SN1 T 1 -5 R 1 0\nx",
+        b"SN1 T x 0 R 1 0\nx",
+        b"SN1 T 1 0 R 1\nx",
+        b"SN1 T 1 0 R 1 1\nx ",
+        b"SN1 T 1 0 R 99999999999999999999 0\nx",
+    ],
+)
+def test_malformed_tasks(task: bytes) -> None:
+    with pytest.raises(DatagramError):
+        datagram.read(task)

@@ -95,14 +95,16 @@ class Hand:
         await until(lambda: len(self.drain()) >= count)
         return self.received
 
-    def order(self, nap: int = 1, **fields: object) -> None:
-        """Have the sidecar continue a nap."""
+    def order(self, nap: int = 1, *, values: dict[str, bytes] | None = None, **fields: object) -> None:
+        """Have the sidecar continue a nap, or with nap number 0 run a task."""
         order = pb.Continue(key=pb.SuspensionKey(boot_epoch=EPOCH, transaction_index=5, transaction_label=6))
         order.key.nap_number = nap
         order.resume_route = "RESUME"
         order.status = pb.CONTINUE_STATUS_OK
         for name, value in fields.items():
             setattr(order, name, value)
+        for name, text in (values or {}).items():
+            order.values.add(name=name).value.text = text
         self.session.orders.put_nowait([order])
 
 
@@ -162,7 +164,7 @@ async def test_the_proxy_is_told_a_route_that_it_does_not_know() -> None:
         hand.order(resume_route="OTHER", status=pb.CONTINUE_STATUS_TIMED_OUT, error="too slow")
         (sent,) = await hand.nap_requests(1)
         assert sent.startswith(b"NAP sip:5.6.1.%d.timed_out@full SIP/2.0\r\n" % EPOCH)
-        assert b"Nap-Route: OTHER\r\nNap-Error: too slow\r\n" in sent
+        assert b"Nap-Route: OTHER\r\nNap-Error: too slow\r\nNap-Code: timed_out\r\n" in sent
 
 
 async def test_a_nap_request_is_sent_again_and_then_given_up(
@@ -181,6 +183,27 @@ async def test_a_nap_request_is_sent_again_and_then_given_up(
         await asyncio.sleep(0.02)
         assert hand.session.answers == [(key(), GONE)]
         assert len(hand.drain()) == 3
+
+
+@pytest.mark.parametrize(
+    ("results", "outcome"),
+    [([481, 200], APPLIED), ([481, 404], REJECTED), ([481, 481], GONE), ([481], GONE), ([200, 481], APPLIED)],
+)
+async def test_a_repetition_that_finds_nothing_is_not_the_answer(
+    monkeypatch: pytest.MonkeyPatch, results: list[int], outcome: int
+) -> None:
+    """One worker of the proxy is at the first request still while another one answers the second."""
+    monkeypatch.setattr(module, "RESEND_SECONDS", (0.01, 0.3, 60.0))
+    monkeypatch.setattr(module, "_SWEEP_SECONDS", 0.005)
+    async with running() as hand:
+        hand.order()
+        await hand.nap_requests(2)
+        for result in results:
+            hand.send(b"SN1 A %d %d 5.6.1.%d.ok" % (EPOCH, result, EPOCH))
+        await until(lambda: hand.session.answers)
+        assert hand.session.answers == [(key(), outcome)]
+        assert len(hand.drain()) == 2
+        assert hand.bridge.unanswered == 0
 
 
 async def test_a_second_nap_says_that_the_first_was_resumed() -> None:
@@ -270,6 +293,7 @@ async def test_what_cannot_be_read_is_resumed_as_failed(caplog: pytest.LogCaptur
         (sent,) = await hand.nap_requests(1)
         assert sent.startswith(b"NAP sip:5.6.1.%d.failed@full SIP/2.0\r\n" % EPOCH)
         assert b"Nap-Error: the shim cannot read it: " in sent
+        assert b"Nap-Code: unreadable\r\n" in sent
         assert hand.session.suspended == []
         await until(lambda: "malformed datagrams from the proxy count=" in caplog.text)
         assert caplog.text.count("malformed datagrams") == 1
@@ -312,3 +336,92 @@ async def test_the_gate_is_shut_at_the_end() -> None:
     while not last.startswith(b"NAP sip:closed."):
         last = hand.socket.recv(65536)
     hand.socket.close()
+
+
+def asked(arguments: bytes) -> bytes:
+    """A nap with an operation."""
+    line, _, rest = suspend().partition(b"\n")
+    return b"%s 2,%d,0\nop%s%s" % (line.replace(b"SN1 S", b"SN1 O"), len(arguments), arguments, rest)
+
+
+async def test_an_operation_there_and_its_values_back() -> None:
+    async with running() as hand:
+        hand.send(asked(b"number=%2b49"))
+        await until(lambda: hand.session.suspended)
+        (operation,) = hand.session.suspended[0].operations
+        assert (operation.name, [argument.value.text for argument in operation.arguments]) == ("op", [b"+49"])
+        hand.order(values={"uri": b"sip:x\r\n\xff"})
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.1.%d.ok@full SIP/2.0\r\n" % EPOCH)
+        assert b"\r\nNap-Names: uri:t\r\nNap-Values: uri:t:c2lwOngNCv8=\r\n" in sent
+        assert b"Nap-Route" not in sent, "the proxy knows it"
+        hand.send(b"SN1 A %d 200 5.6.1.%d.ok" % (EPOCH, EPOCH))
+        await until(lambda: hand.session.answers == [(key(), APPLIED)])
+
+
+async def test_malformed_arguments_end_the_nap_at_once() -> None:
+    async with running() as hand:
+        hand.send(asked(b"number=sip:x@y"))
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.1.%d.failed@full SIP/2.0\r\n" % EPOCH)
+        assert b"operation 1: argument number is not urlencoded" in sent
+        assert b"Nap-Code: bad_arguments\r\n" in sent
+        assert hand.session.suspended == []
+
+
+FAILED, TIMED_OUT, LOST = pb.CONTINUE_STATUS_FAILED, pb.CONTINUE_STATUS_TIMED_OUT, pb.CONTINUE_STATUS_LOST
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "error", "code", "word", "text", "code_there"),
+    [
+        (FAILED, 1, "bad gateway", "http_502", "failed", "bad gateway", "http_502"),
+        (FAILED, 0, "refused: full", "", "failed", "refused: full", "refused"),
+        (FAILED, 1, "", "", "failed", "failed", "failed"),
+        (TIMED_OUT, 1, "", "", "timed_out", "timed out", "timed_out"),
+        (LOST, 0, "", "", "lost", "lost", "lost"),
+    ],
+)
+async def test_whatever_is_not_ok_says_why(
+    status: int, attempt: int, error: str, code: str, word: str, text: str, code_there: str
+) -> None:
+    async with running() as hand:
+        hand.order(1, status=status, attempt=attempt, error=error, error_code=code)
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(f"NAP sip:5.6.1.{EPOCH}.{word}@full SIP/2.0\r\n".encode())
+        assert f"\r\nNap-Error: {text}\r\nNap-Code: {code_there}\r\n".encode() in sent
+
+
+async def test_tasks_there_have_keys_of_their_own() -> None:
+    async with running() as hand:
+        for _ in range(50):
+            hand.send(b"SN1 T %d 0 REPORT 4 0\nsame" % EPOCH)
+        hand.send(b"SN1 T %d 0 REPORT 4 0\nlost" % (EPOCH - 1))  # of an earlier life
+        hand.send(suspend())
+        await until(lambda: len(hand.session.suspended) == 51)
+        tasks = hand.session.suspended[:50]
+        assert {task.data for task in tasks} == {b"same"}
+        assert {(task.key.boot_epoch, task.key.nap_number) for task in tasks} == {(EPOCH, 0)}
+        assert len({(task.key.transaction_index, task.key.transaction_label) for task in tasks}) == 50
+
+
+@pytest.mark.parametrize(("result", "outcome"), [(200, APPLIED), (404, REJECTED)])
+async def test_a_task_back(result: int, outcome: int) -> None:
+    """Not asked for through this shim: another program's, or one from before the shim's restart."""
+    async with running() as hand:
+        hand.order(0, resume_route="REPORT", data=b"\xffdata")
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.0.%d.ok@task SIP/2.0\r\n" % EPOCH)
+        assert b"\r\nNap-Route: REPORT\r\nNap-Data: /2RhdGE=\r\n" in sent
+        hand.send(b"SN1 A %d %d 5.6.0.%d.ok" % (EPOCH, result, EPOCH))
+        await until(lambda: hand.session.answers)
+        assert hand.session.answers == [(key(0), outcome)]
+        assert hand.bridge.unanswered == 0
+
+
+async def test_a_task_that_was_not_let_pass_says_so() -> None:
+    async with running() as hand:
+        hand.order(0, resume_route="REPORT", data=b"x", status=pb.CONTINUE_STATUS_FAILED, error="refused: full")
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.0.%d.failed@task SIP/2.0\r\n" % EPOCH)
+        assert b"\r\nNap-Data: eA==\r\nNap-Error: refused: full\r\nNap-Code: refused\r\n" in sent

@@ -1,4 +1,4 @@
-"""Between one Kamailio and one session with the sidecar: suspensions and CANCELs in, continues out, the gate.
+"""Between one Kamailio and one session with the sidecar: suspensions, tasks and CANCELs in, continues out, the gate.
 
 One UDP socket, connected to the proxy's NAP socket, so that the kernel drops what comes from anywhere else. Nothing
 per nap but entries of dictionaries: no task, no future, no timer.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -41,10 +42,11 @@ _RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
 _SO_RCVBUFFORCE = 33  # Linux: beyond net.core.rmem_max, for those with CAP_NET_ADMIN
 _SMALL_BUFFER_BYTES = 2 * 1024 * 1024
 
+_NOT_FOUND = 481  # RFC 3261 21.4.19
 _OUTCOMES: dict[int, pb.ContinueOutcome] = {
     200: pb.CONTINUE_OUTCOME_APPLIED,
     404: pb.CONTINUE_OUTCOME_REJECTED,
-    481: pb.CONTINUE_OUTCOME_GONE,
+    _NOT_FOUND: pb.CONTINUE_OUTCOME_GONE,
 }
 
 log = logging.getLogger("sipnap.shim.kamailio")
@@ -72,12 +74,13 @@ class _Nap(NamedTuple):
 class _Sent:
     """A NAP request that the proxy has not answered yet."""
 
-    __slots__ = ("key", "request", "sendings")
+    __slots__ = ("key", "not_found", "request", "sendings")
 
     def __init__(self, key: SuspensionKey, request: bytes) -> None:
         self.key = key
         self.request = request
         self.sendings = 1
+        self.not_found = 0
 
 
 class Bridge:
@@ -174,6 +177,8 @@ class Bridge:
                     self._suspend(message)
                 elif type(message) is datagram.Answer:
                     self._answered(message)
+                elif type(message) is datagram.Task:
+                    self._take_task(message)
                 elif type(message) is datagram.Cancel and self._is_present(message.boot_epoch):
                     self._cancel(message.request)
             except datagram.UnreadableRequest as error:
@@ -204,6 +209,14 @@ class Bridge:
         self._cancellable[request] = key
         self._session.suspend(suspension)
 
+    def _take_task(self, message: datagram.Task) -> None:
+        if self._is_present(message.boot_epoch):
+            number = secrets.randbits(64)  # new in this life of the proxy, whoever else makes tasks for it
+            key = message.suspension.key
+            key.boot_epoch = message.boot_epoch
+            key.transaction_index, key.transaction_label = number >> 32, number & 0xFFFFFFFF
+            self._session.suspend(message.suspension)
+
     def _cancel(self, request: RequestName) -> None:
         key = self._cancellable.pop(request, None)
         if key is not None:
@@ -219,7 +232,14 @@ class Bridge:
         if not self._is_present(answer.boot_epoch):
             return
         name, _, _ = answer.user.rpartition(b".")
-        if name in self._sent:
+        sent = self._sent.get(name)
+        if sent is not None:
+            if answer.result == _NOT_FOUND and sent.sendings > 1:
+                # A repetition finds nothing because another worker of the proxy is at the first one still, whose
+                # answer is the one that counts.
+                sent.not_found += 1
+                if sent.not_found < sent.sendings:
+                    return
             self._settle(name, _OUTCOMES.get(answer.result, pb.CONTINUE_OUTCOME_GONE))
         elif self._proxy_is_lost or self._proxy_answered_seconds is None:
             self._proxy_is_back()
@@ -232,7 +252,8 @@ class Bridge:
             key = self._key_of(wire_key)
             name = nap_request.nap_name(key)
             text = f"the shim cannot read it: {error}"
-            self._send_nap(key, name, nap_request.continue_request(name, pb.CONTINUE_STATUS_FAILED, error=text))
+            request = nap_request.continue_request(name, pb.CONTINUE_STATUS_FAILED, error=text, error_code=error.code)
+            self._send_nap(key, name, request)
 
     def _is_present(self, boot_epoch: int) -> bool:
         """Whether a datagram is of the proxy's present life; a greater epoch starts a new one."""
@@ -274,7 +295,11 @@ class Bridge:
             route: str | None = order.resume_route
             if (nap := naps.get(key)) is not None and nap.route == route:
                 route = None  # the proxy knows it
-            self._send_nap(key, name, nap_request.continue_request(name, order.status, route=route, error=order.error))
+            if order.status == pb.CONTINUE_STATUS_OK and not order.values and key.nap_number:
+                request = nap_request.continue_request(name, order.status, route=route)
+            else:
+                request = nap_request.full_request(name, order, route=route)
+            self._send_nap(key, name, request)
 
     def _send_nap(self, key: SuspensionKey, name: bytes, request: bytes) -> None:
         self._sent[name] = _Sent(key, request)
@@ -338,6 +363,9 @@ class Bridge:
                 sent = self._sent.get(name)
                 if sent is None or sent.sendings != sendings:
                     continue  # answered; or another one of the same name, in another queue
+                if sent.not_found:
+                    self._settle(name, pb.CONTINUE_OUTCOME_GONE)
+                    continue
                 if sendings == len(RESEND_SECONDS):
                     log.warning("proxy did not answer a NAP request key=%s", sent.key)
                     self._settle(name, pb.CONTINUE_OUTCOME_GONE)

@@ -29,7 +29,7 @@ signals: the first SIGTERM or SIGINT shuts the gate, finishes what is in hand an
 exit codes: 0 after a signal, 1 when it cannot start, 2 for a bad setting.
 """
 
-CONFIG_FILES = ("sipnap.cfg", "sipnap_kemi.py")
+CONFIG_FILES = ("sipnap.cfg", "sipnap_operations.cfg", "sipnap_kemi.py")
 """What --write-config writes."""
 
 

@@ -1,14 +1,16 @@
-r"""What the proxy sends to the shim, one UDP datagram each: a suspended request, a CANCEL, the answer to a NAP request.
+r"""What the proxy sends to the shim, one UDP datagram each: a suspended request, a task, a CANCEL, an answer.
 
-A datagram is one line of ASCII words, and for the first two kinds the SIP message after it. Nothing is encoded: the
-line says how long each part is, and the message is there as the proxy received it, so no byte of SIP can be mistaken
-for structure::
+A datagram is one line of ASCII words, and after it what the line says the sizes of. No part is encoded: the SIP message
+is there as the proxy received it, so no byte of SIP can be mistaken for structure::
 
     SN1 S EPOCH INDEX LABEL NAP MS ROUTE SOURCE_IP SOURCE_PORT SIZE [AVP:SIZE ...]\n MESSAGE VALUE ... REQUEST_URI
+    SN1 O (as S, to SIZE) SIZES [AVP:SIZE ...]\n OPERATION ARGUMENTS GROUP ... MESSAGE VALUE ... REQUEST_URI
+    SN1 T EPOCH MS ROUTE SIZE SIZE\n DATA GROUP
     SN1 C EPOCH\n MESSAGE
     SN1 A EPOCH RESULT USER
 
-EPOCH is the proxy's ``$Tb``; USER repeats the user part of the NAP request that is answered.
+S is a nap, O one with operations (SIZES: three for each, with commas between), T a task, C a CANCEL, A the answer to a
+NAP request, whose user part USER repeats. EPOCH is the proxy's ``$Tb``. How arguments are written: `arguments`.
 """
 
 from __future__ import annotations
@@ -16,13 +18,26 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from sipnap.shim.kamailio.arguments import ArgumentsError, named_arguments
 from sipnap.v1 import suspension_pb2 as pb
+
+MOST_OPERATIONS = 4
+"""How many operations one nap can have: as many as sipnap.cfg has variables for."""
+
+TASK_WAIT_MS = 30_000
+"""How long a task of a worker group waits for a worker, unless it says so itself."""
+
+PASS_OPERATION = "pass"
+"""Operation that finds nothing: what a task does in its worker group is to wait for its turn."""
 
 _MAGIC = b"SN1 "
 _ROUTE = re.compile(rb"[A-Za-z0-9_.:-]{1,64}\Z")
 _AVP_NAME = re.compile(rb"[^:\s]{1,64}\Z")
 _LONGEST_LINE_BYTES = 2048
 _SUSPEND_WORDS = 11  # and one more for each AVP
+_SIZES = re.compile(rb"[0-9]{1,5},[0-9]{1,5},[0-9]{1,5}(?:,[0-9]{1,5},[0-9]{1,5},[0-9]{1,5}){0,3}\Z")
+_UNSET = b"0"  # a variable of Kamailio's that a null was assigned to, such as a header that is not there
+_OPERATION = re.compile(rb"[A-Za-z0-9_.:-]{1,64}\Z")
 
 # The request line, then those headers that are asked for, folded lines included (RFC 3261 7.3.1, compact forms 7.3.3).
 # tm takes the first of each, so do we. A line ends with LF for Kamailio; the CR before it is usual.
@@ -49,10 +64,12 @@ class UnreadableRequest(DatagramError):
     The transaction can be resumed all the same, and has to be: it is suspended.
     """
 
-    def __init__(self, why: str, suspension: pb.Suspension) -> None:
+    def __init__(self, why: str, suspension: pb.Suspension, code: str = "unreadable") -> None:
         super().__init__(why)
         self.suspension = suspension
         """Key, route and delay; no state."""
+        self.code = code
+        """For scripts: "unreadable", or "bad_arguments" when an operation or what it is given is malformed."""
 
 
 class RequestName(NamedTuple):
@@ -75,6 +92,15 @@ class Suspend(NamedTuple):
     """What a CANCEL would name it by."""
 
 
+class Task(NamedTuple):
+    """The proxy wants a route to be run later, without a transaction."""
+
+    boot_epoch: int
+    """The proxy's ``$Tb``."""
+    suspension: pb.Suspension
+    """For the sidecar, complete but for its key."""
+
+
 class Cancel(NamedTuple):
     """The caller has given up."""
 
@@ -95,7 +121,7 @@ class Answer(NamedTuple):
     """User part of the NAP request that it answers."""
 
 
-def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Cancel | Answer:
+def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Task | Cancel | Answer:
     """Read one datagram.
 
     Args:
@@ -103,7 +129,7 @@ def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Cancel
         ship_raw_request: Put the SIP message into the suspension's state as a whole, too.
 
     Raises:
-        UnreadableRequest: A suspended request that is no SIP request.
+        UnreadableRequest: A suspended request that is no SIP request, or whose operations are malformed.
         DatagramError: Anything else that is wrong.
     """
     if not datagram.startswith(_MAGIC):
@@ -121,6 +147,10 @@ def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Cancel
         if len(words) != 3 or end < 0:
             raise DatagramError("a CANCEL has 3 words and a message")
         return Cancel(_number(words[2], "boot epoch"), _read_request(datagram[end + 1 :])[1])
+    if kind == b"O":
+        return _read_operations(words, datagram, end, ship_raw_request=ship_raw_request)
+    if kind == b"T":
+        return _read_task(words, datagram, end)
     raise DatagramError(f"its kind {kind[:16]!r} is unknown")
 
 
@@ -166,6 +196,74 @@ def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, ship_raw_req
     if ship_raw_request:
         state.raw_request = message
     return Suspend(suspension, request)
+
+
+def _read_operations(words: list[bytes], datagram: bytes, end: int, *, ship_raw_request: bool) -> Suspend:
+    """A suspended request with operations: one as any other, behind their parts."""
+    if len(words) <= _SUSPEND_WORDS or end < 0 or not _SIZES.match(words[_SUSPEND_WORDS]):
+        raise DatagramError("a nap with operations needs the sizes of their parts, three for each of at most 4")
+    parts: list[bytes] = []
+    start = end + 1
+    for size_text in words.pop(_SUSPEND_WORDS).split(b","):
+        size = int(size_text)
+        parts.append(datagram[start : start + size])
+        start += size
+    suspend = _read_suspend(words, datagram, start - 1, ship_raw_request=ship_raw_request)
+    try:
+        for number in range(len(parts) // 3):
+            name, arguments, group = parts[number * 3 : number * 3 + 3]
+            if not _OPERATION.match(name):
+                raise ArgumentsError(f"{name[:80]!r} is no name of an operation: expected 1 to 64 of [A-Za-z0-9_.:-]")
+            suspend.suspension.operations.add(
+                name=name.decode("ascii"),
+                arguments=named_arguments(b"" if arguments == _UNSET else arguments),
+                group=_group_of(group),
+                prefix=f"{number + 1}_" if number else "",
+            )
+    except ArgumentsError as error:
+        what = f"operation {number + 1}: {error}"
+        raise UnreadableRequest(what, _without_state(suspend.suspension), "bad_arguments") from None
+    return suspend
+
+
+def _read_task(words: list[bytes], datagram: bytes, end: int) -> Task:
+    if len(words) != 7 or end < 0:
+        raise DatagramError("a task has 7 words and its data")
+    route = words[4]
+    if not _ROUTE.match(route):
+        raise DatagramError(f"{route[:80]!r} is no name of a route: expected 1 to 64 of [A-Za-z0-9_.:-]")
+    delay_ms = _number(words[3], "delay")
+    data_start = end + 1
+    group_start = data_start + _number(words[5], "size")
+    group_end = group_start + _number(words[6], "size")
+    if group_end != len(datagram):
+        raise DatagramError(f"a task of {len(datagram)} bytes that should have {group_end}")
+    try:
+        group = _group_of(datagram[group_start:])
+    except ArgumentsError as error:
+        raise DatagramError(str(error)) from None
+    suspension = pb.Suspension(resume_route=route.decode("ascii"), data=datagram[data_start:group_start])
+    if group:
+        suspension.operations.add(name=PASS_OPERATION, group=group)
+    # In the contract each suspension has a delay: of one with operations it is the most that they may take.
+    suspension.delay.FromMilliseconds(delay_ms or (TASK_WAIT_MS if group else 1))
+    return Task(_number(words[2], "boot epoch"), suspension)
+
+
+def _without_state(suspension: pb.Suspension) -> pb.Suspension:
+    """Key, route and delay of a suspension."""
+    suspension.ClearField("state")
+    suspension.ClearField("operations")
+    return suspension
+
+
+def _group_of(group: bytes) -> str:
+    """Name of a worker group; empty: the default one."""
+    if group == _UNSET:
+        return ""
+    if group and not _OPERATION.match(group):
+        raise ArgumentsError(f"{group[:80]!r} is no name of a worker group: expected 1 to 64 of [A-Za-z0-9_.:-]")
+    return group.decode("ascii")
 
 
 def _read_avps(words: list[bytes], datagram: bytes, start: int, state: pb.TransactionState) -> int:

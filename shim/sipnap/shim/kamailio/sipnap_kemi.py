@@ -32,13 +32,54 @@ and the script makes one Nap and asks it first::
             status = KSR.pvx.avp_get("sipnap_status")         # ok, failed, timed_out or lost
             KSR.tm.t_reply(404, "Not Found")
             return 1
+
+With an operation that runs meanwhile, and what it has found::
+
+            if self.nap.async_task_route("ksr_route_resume", operation="http", args={"number": fetch("rU")}):
+                return 1
+
+        def ksr_route_resume(self, msg, evname=None):
+            gateway = self.nap.values().get("gateway", "")
 """
 
 from __future__ import annotations
 
-from typing import Any
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote_from_bytes
 
 import KSR
+
+MOST_OPERATIONS = 4
+"""How many operations one nap can have."""
+
+_WORD = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
+_ARGUMENT = re.compile(r"[A-Za-z0-9_]{1,64}\Z")
+
+
+class Operation(NamedTuple):
+    """What is to be done while a request naps."""
+
+    name: str
+    """Name under which the sidecar knows it."""
+    args: Mapping[str, str | bytes | int] | None = None
+    """What it is given; all of it arrives as text, True and False as 1 and 0."""
+    group: str = ""
+    """Worker group that runs it; empty: the default one."""
+
+
+def fetch(name: str) -> bytes:
+    """The value of a pseudo-variable, byte for byte, where ``KSR.pv.get`` raises for what is not UTF-8.
+
+    Args:
+        name: What is after the dollar sign: ``rU``, ``hdr(X-Tenant)``, ``avp(nap_gateway)``.
+
+    Returns:
+        Empty if it has no value.
+    """
+    return base64.b64decode(KSR.pv.gete(f"$({name}{{s.encode.base64}})"))
 
 
 class Nap:
@@ -55,8 +96,11 @@ class Nap:
         handler.sipnap_resumed = self._resumed
         handler.sipnap_backstop = self._backstop
 
-    def handle(self) -> bool:
+    def handle(self, msg: Any = None) -> bool:
         """Take what comes from the shim; tell the shim of CANCELs. The first thing to do in ``ksr_request_route``.
+
+        Args:
+            msg: The message, which the method of a task is called with.
 
         Returns:
             True: it came from the shim, and is done: return. False: it is the script's.
@@ -69,8 +113,12 @@ class Nap:
             return False
         # 0: the native route has ended the script, as for a stranger.
         if (read := KSR.route("SIPNAP_READ")) != 0:
+            more = KSR.pvx.var_get("sipnap_more") if read > 0 else 0
+            if more == 2:
+                self._run_task(msg)
+                return True
             if read > 0:
-                self._continue()
+                self._continue(KSR.pvx.var_get("sipnap_to") if more else "")
             KSR.route("SIPNAP_ANSWER")
         return True
 
@@ -90,13 +138,107 @@ class Nap:
         Returns:
             True: suspended, the script has to return. False: refused, nothing was done, the script goes on.
         """
-        if not self._has(name) or (failure_route and not self._has(failure_route)):
-            KSR.err(f"sipnap: nap refused: the script object lacks a method: {name[:64]!r} {failure_route[:64]!r}\n")
+        return self._suspend(name, milliseconds, (), failure_route, fr_ms)
+
+    def async_task_route(
+        self,
+        name: str,
+        *,
+        operation: str | Sequence[Operation],
+        args: Mapping[str, str | bytes | int] | None = None,
+        group: str = "",
+        ms: int = 5000,
+        failure_route: str = "",
+        fr_ms: int = 0,
+    ) -> bool:
+        """Suspend the transaction and have the method `name` called with what an operation has found; see `values`.
+
+        Args:
+            name: Method to resume in, as soon as all operations have ended.
+            operation: Name of the operation; or up to 4 of them, which run at the same time. The values of the second
+                one have names that begin with ``2_``, and so on.
+            args: What a single operation is given; see `Operation`.
+            group: Worker group of a single operation; empty: the default one.
+            ms: The most that they may take, from 1 to SIPNAP_MAX_MS; then the status is ``timed_out``.
+            failure_route: As in `async_ms_route`.
+            fr_ms: As in `async_ms_route`.
+
+        Returns:
+            True: suspended, the script has to return. False: refused, nothing was done, the script goes on.
+        """
+        operations = [Operation(operation, args, group)] if isinstance(operation, str) else operation
+        try:
+            asked = [
+                (_word(asks.name), _encoded(asks.args or {}), asks.group and _word(asks.group)) for asks in operations
+            ]
+            if not 1 <= len(asked) <= MOST_OPERATIONS:
+                raise ValueError(f"{len(asked)} operations, from 1 to {MOST_OPERATIONS} are possible")
+        except (AttributeError, TypeError, ValueError) as error:
+            _log(f"nap refused: {error}")
+            return False
+        return self._suspend(name, ms, asked, failure_route, fr_ms)
+
+    def async_task_data(self, name: str, data: str | bytes, *, group: str = "", ms: int = 0) -> bool:
+        """Have the method `name` called later with some data, without a transaction. Suspends nothing.
+
+        There is no request then to answer or to relay; `data` returns what was given here, and
+        ``$avp(sipnap_status)`` is ``ok``, or says that the group had no worker for it.
+
+        Args:
+            name: Method to call, with the message of the proxy's own making that brought the task.
+            data: What it is given, at most 36,000 bytes.
+            group: Call it when this worker group has a worker free; empty: at once.
+            ms: Not before so many milliseconds; with a group: the longest that it waits for a worker (0: 30 s).
+
+        Returns:
+            True: handed over. False: refused, nothing was done.
+        """
+        if not self._has(name):
+            _log(f"task refused: the script object lacks a method: {name[:64]!r}")
+            return False
+        try:
+            group = group and _word(group)
+        except (TypeError, ValueError) as error:
+            _log(f"task refused: {error}")
             return False
         KSR.pvx.var_sets("sipnap_route", name)
-        KSR.pvx.var_seti("sipnap_ms", milliseconds)
+        KSR.pvx.var_sets("sipnap_data", base64.b64encode(_bytes(data)).decode())
+        KSR.pvx.var_sets("sipnap_group", group)
+        KSR.pvx.var_seti("sipnap_task_ms", ms)
+        return bool(KSR.route("SIPNAP_SEND_ENCODED_TASK") > 0)
+
+    def values(self) -> dict[str, str | int | bool | list[str | int | bool]]:
+        """What the operations of the nap that has just ended have found, by name.
+
+        In text, what is not UTF-8 is replaced by U+FFFD; ``fetch("avp(nap_NAME)")`` has its bytes.
+        """
+        found: dict[str, str | int | bool | list[str | int | bool]] = {}
+        for entry in filter(None, KSR.pvx.avp_gete("sipnap_names").split(";")):
+            name, _, kinds = entry.partition(":")
+            KSR.pvx.var_sets("sipnap_name", f"nap_{name}")
+            items = [_value(index, kind) for index, kind in enumerate(kinds.removeprefix("l"))]
+            found[name] = items if kinds.startswith("l") else items[0]
+        return found
+
+    def data(self) -> bytes:
+        """What a task was given."""
+        return fetch("avp(sipnap_data)")
+
+    def _suspend(
+        self, name: str, ms: int, asked: Sequence[tuple[str, str, str]], failure_route: str, fr_ms: int
+    ) -> bool:
+        if not self._has(name) or (failure_route and not self._has(failure_route)):
+            _log(f"nap refused: the script object lacks a method: {name[:64]!r} {failure_route[:64]!r}")
+            return False
+        KSR.pvx.var_sets("sipnap_route", name)
+        KSR.pvx.var_seti("sipnap_ms", ms)
         KSR.pvx.var_sets("sipnap_failure_route", failure_route)
         KSR.pvx.var_seti("sipnap_fr_ms", fr_ms)
+        for number, (operation, args, group) in enumerate(asked, start=1):
+            suffix = str(number) if number > 1 else ""
+            KSR.pvx.var_sets(f"sipnap_operation{suffix}", operation)
+            KSR.pvx.var_sets(f"sipnap_args{suffix}", args)
+            KSR.pvx.var_sets(f"sipnap_group{suffix}", group)
         if KSR.route("SIPNAP_DOOR") < 0:
             return False
         KSR.tm.t_on_failure("sipnap_backstop")
@@ -108,8 +250,14 @@ class Nap:
             KSR.tmx.t_continue(KSR.pv.get("$T(id_index)"), _signed(KSR.pv.get("$T(id_label)")), "sipnap_resumed")
         return True
 
-    def _continue(self) -> None:
+    def _run_task(self, msg: Any) -> None:
         route = KSR.pvx.var_get("sipnap_to")
+        is_first = KSR.route("SIPNAP_TAKE_TASK" if self._has(route) else "SIPNAP_NO_TASK_ROUTE") == 1
+        KSR.route("SIPNAP_ANSWER")  # first: an exception in the method must not have it come again
+        if is_first:
+            getattr(self._handler, route)(msg)
+
+    def _continue(self, route: str) -> None:
         if route and not self._has(route):
             KSR.route("SIPNAP_NO_ROUTE")
         words = KSR.pv.get("$rU").split(".")
@@ -144,3 +292,39 @@ class Nap:
 def _signed(number: int) -> int:
     """A 32-bit number as KEMI takes it."""
     return number - 2**32 if number >= 2**31 else number
+
+
+def _log(text: str) -> None:
+    KSR.err(f"sipnap: {text}\n")
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
+def _word(text: str) -> str:
+    if not _WORD.match(text):
+        raise ValueError(f"{text[:64]!r} is no name: expected 1 to 64 of [A-Za-z0-9_.:-]")
+    return text
+
+
+def _encoded(args: Mapping[str, str | bytes | int]) -> str:
+    """Arguments as the shim reads them."""
+    pairs = []
+    for name, value in args.items():
+        if not _ARGUMENT.match(name):
+            raise ValueError(f"{name[:64]!r} is no name of an argument: expected 1 to 64 of [A-Za-z0-9_]")
+        if not isinstance(value, str | bytes | int):
+            raise TypeError(f"argument {name} is a {type(value).__name__}, expected text or an integer")
+        text = str(int(value)) if isinstance(value, int) else value
+        pairs.append(f"{name}={quote_from_bytes(_bytes(text), safe='')}")
+    return "&".join(pairs)
+
+
+def _value(index: int, kind: str) -> str | int | bool:
+    """One value of the AVP whose name is in ``$var(sipnap_name)``; always by the same name, which Kamailio caches."""
+    KSR.pvx.var_seti("sipnap_i", index)
+    text = base64.b64decode(KSR.pv.gete("$(avp($var(sipnap_name))[$var(sipnap_i)]{s.encode.base64})"))
+    if kind == "t":
+        return text.decode("utf-8", "replace")
+    return bool(int(text)) if kind == "b" else int(text)
