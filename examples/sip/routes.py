@@ -3,9 +3,12 @@
 Each request's user part picks what happens, so that every call of the API can be tried with any SIP phone or with SIPp.
 """
 
-from sipnap.shim.sip import App, Call
+import logging
+
+from sipnap.shim.sip import App, Call, Task
 
 app = App()
+log = logging.getLogger("routes")
 
 BOB = "sip:bob@192.0.2.4"
 
@@ -21,6 +24,8 @@ async def main(call: Call) -> None:
         case "ring":
             call.reply(180, "Ringing")
             await nap_and_resume(call, seconds=3)
+        case number if number.startswith("+"):
+            await ask_dns(call, number)
         case _:
             await nap_and_resume(call, seconds=1)
 
@@ -38,6 +43,23 @@ async def sleep_then_go_on(call: Call) -> None:
         call.reply(503, "Unavailable")
         return
     call.reply(404, "Not Found")
+
+
+async def ask_dns(call: Call, number: str) -> None:
+    """Have a worker of the sidecar look the number up, and go on with what it found."""
+    found = await call.operation("enum", {"number": number}, timeout_seconds=3)
+    if not found:  # refused at the door, failed, timed out or lost: found.error says what went wrong
+        call.reply(503, "Unavailable")
+    elif found.values["found"]:
+        call.redirect(found.text("uri"))
+    else:
+        call.reply(404, "Not Found")
+        call.run_task("UNKNOWN_NUMBER", number, seconds=1)  # nobody waits for it
+
+
+@app.task("UNKNOWN_NUMBER")
+async def unknown_number(task: Task) -> None:
+    log.warning("number not in DNS number=%r", task.data)
 
 
 @app.route("RESUME")

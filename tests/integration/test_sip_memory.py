@@ -60,6 +60,9 @@ def _app() -> App:
             case "sleep":
                 await call.async_sleep(1)
                 call.reply(404, "Not Found")
+            case "operation":
+                await call.operation("anything", {"of": call.call_id})
+                call.reply(404, "Not Found")
             case "route":
                 await call.async_route("RESUME", 1)
             case "cancel":
@@ -83,7 +86,7 @@ def _request(method: str, user: str, number: int, to: str = "<sip:b@c>") -> byte
 
 
 @pytest.mark.usefixtures("no_collector")
-@pytest.mark.parametrize("user", ["sleep", "route", "cancel", "raises"])
+@pytest.mark.parametrize("user", ["sleep", "operation", "route", "cancel", "raises"])
 async def test_calls_are_freed_by_their_last_reference(user: str) -> None:
     session = _LocalSession()
     front_end = session.front_end = FrontEnd(_app(), session, front_end_id="sip", boot_epoch=1)
@@ -106,7 +109,7 @@ async def test_calls_are_freed_by_their_last_reference(user: str) -> None:
         async with asyncio.timeout(5):
             while layer.open_transactions or front_end.open_calls:
                 await asyncio.sleep(0.01)
-    assert session.outcomes == [pb.CONTINUE_OUTCOME_APPLIED] * (CALLS if user in ("sleep", "route") else 0)
+    assert session.outcomes == [pb.CONTINUE_OUTCOME_APPLIED] * (CALLS if user in ("sleep", "operation", "route") else 0)
     left = [thing for thing in gc.get_objects() if isinstance(thing, Call)]
     layer.close()
     assert len(left) <= (1 if user == "raises" else 0)  # the one whose traceback was logged

@@ -17,7 +17,13 @@ def record(**more: Any) -> CallRecord:
 
 
 NAPPED = Timeline(
-    "nap", record(), {"suspended": 100.002, "shipped": 100.003, "continued": 101.005}, 1.0, 302, status="ok"
+    "nap",
+    record(final_headers={"contact": "<sip:b@c>"}),
+    {"suspended": 100.002, "shipped": 100.003, "continued": 101.005},
+    1.0,
+    302,
+    "<sip:b@c>",
+    status="ok",
 )
 CANCELLED = Timeline(
     "cancel",
@@ -47,6 +53,9 @@ def test_kept(timeline: Timeline) -> None:
         (changed(NAPPED, {"continued": 101.0019}), "early"),
         (changed(NAPPED, final_at=101.6), "late"),
         (changed(NAPPED, final_code=500), "not 302"),
+        (changed(NAPPED, final_headers={"contact": "<sip:x@c>"}), "sent to <sip:x@c>, not to <sip:b@c>"),
+        (changed(NAPPED, final_headers={}), "sent to nobody"),
+        (changed(REFUSED, final_headers={"contact": "<sip:x@c>"}), "not to nobody"),
         (changed(NAPPED, trying_at=None), "no 100"),
         (changed(NAPPED, retransmissions=1), "2 times"),
         (changed(NAPPED, {"shipped": 101.006}), "order"),

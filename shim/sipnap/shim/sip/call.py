@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from sipnap.client.keys import SuspensionKey
-from sipnap.shim.sip.app import is_route_name
+from sipnap.client.operations import Argument, operation_message
+from sipnap.shim.sip.app import check_route_name
 from sipnap.shim.sip.message import Request, user_of
+from sipnap.shim.sip.result import NOT_NAPPED, OperationResult
 
 if TYPE_CHECKING:
     from sipnap.shim.sip.front_end import FrontEnd
     from sipnap.shim.sip.transactions import ServerTransaction
+    from sipnap.v1 import suspension_pb2 as pb
 
 AvpValue: TypeAlias = str | bytes | int
 """What an AVP can hold."""
 
-Status: TypeAlias = Literal["", "ok", "failed", "timed_out", "lost"]
-"""How the last nap ended; empty before the first."""
+OPERATION_SECONDS = 5.0
+"""How long operations may take unless told otherwise: a caller hears nothing meanwhile."""
 
 
 class RouteEnded(BaseException):
@@ -40,7 +43,7 @@ class Nap:
     route: str | None
     """Route to resume in; None: `sleeper` goes on, or whoever calls t_continue says where."""
     sleeper: asyncio.Future[None] | None = None
-    """What `Call.async_sleep` waits for."""
+    """What `Call.async_sleep` and `Call.operation` wait for."""
     backstop: asyncio.TimerHandle | None = None
     """Resumes it with status ``lost`` when nobody else does; None: the transaction's own end is all that ends it."""
     shipped: bool = False
@@ -58,11 +61,10 @@ class Call:
         "_front_end",
         "_request",
         "avps",
-        "error",
         "nap",
         "nap_count",
+        "result",
         "route_name",
-        "status",
         "task",
         "transaction",
     )
@@ -72,10 +74,8 @@ class Call:
         self._request: Request = transaction.request
         self.avps: dict[str, AvpValue] = {}
         """State that survives naps (Kamailio: $avp). Names of 1 to 64 characters; goes along to the sidecar."""
-        self.status: Status = ""
-        """How the last nap ended (Kamailio shim: $avp(sipnap_status))."""
-        self.error = ""
-        """When the status is neither empty nor ``ok``: what went wrong, for people."""
+        self.result: OperationResult = NOT_NAPPED
+        """How the last nap ended, and what its operations found; `OperationResult.status` is never ``refused`` here."""
         # What follows is the front end's, not the route's.
         self.transaction = transaction
         self.nap: Nap | None = None
@@ -85,6 +85,16 @@ class Call:
 
     def __repr__(self) -> str:
         return f"<Call {self.method} {self.call_id!r} cseq={self._request.cseq}>"
+
+    @property
+    def status(self) -> str:
+        """How the last nap ended, empty before the first (Kamailio shim: $avp(sipnap_status))."""
+        return self.result.status
+
+    @property
+    def error(self) -> str:
+        """When the status is neither empty nor ``ok``: what went wrong, for people."""
+        return self.result.error
 
     # The request
 
@@ -200,28 +210,102 @@ class Call:
         Returns:
             True: suspended and resumed; `status` says how the nap ended. False: refused at the door, at once.
         """
-        return await self._front_end.sleep(self, seconds)
+        return (await self._front_end.nap(self, seconds, ())).status != "refused"
 
-    async def async_route(self, route: str, seconds: float) -> Literal[False]:
+    async def async_route(self, route: str, seconds: float, operations: Sequence[pb.Operation] = ()) -> Literal[False]:
         """Nap, and resume in `route` (async module: async_route). If that works, it does not return: this route ends.
 
         Await it in the route's own coroutine, not in a task of its own.
 
         Args:
             route: Name of the route to resume in. If the app has none of that name then, the call ends in 500.
-            seconds: As for `async_sleep`.
+            seconds: As for `async_sleep`; with operations, the most that they may take.
+            operations: What to do meanwhile, all at the same time; the route finds what came of it in `result`.
 
         Returns:
             False: refused at the door, at once.
 
         Raises:
-            ValueError: `route` is not 1 to 64 characters of ``[A-Za-z0-9_.:-]``.
+            ValueError: `route` is not 1 to 64 characters of ``[A-Za-z0-9_.:-]``, or there are too many operations.
         """
-        if not is_route_name(route):
-            raise ValueError(f"{route!r} is not a route name: use 1 to 64 of [A-Za-z0-9_.:-]")
-        if self._front_end.suspend_for_route(self, route, seconds):
+        check_route_name(route)
+        if self._front_end.suspend_for_route(self, route, seconds, operations):
             raise RouteEnded
         return False
+
+    async def operation(
+        self,
+        name: str,
+        arguments: Mapping[str, Argument] | None = None,
+        *,
+        group: str = "",
+        timeout_seconds: float = OPERATION_SECONDS,
+        max_attempts: int = 0,
+    ) -> OperationResult:
+        """Nap while a worker does something slow, then go on with the next line and with what it found.
+
+        A CANCEL ends both, the nap and the operation.
+
+        Args:
+            name: Name under which the sidecar knows it, such as ``http``.
+            arguments: What it is given, besides the request's own fields and `avps`.
+            group: Worker group that runs it; empty: ``default``.
+            timeout_seconds: Most that it may take, repeated attempts and the wait for a worker included. At most what
+                `--max-seconds` and the transaction's life allow.
+            max_attempts: How often it is tried at most, 1 to 10; 0: what the operation itself says.
+
+        Returns:
+            What became of it; never raises for a failure. It is true if it did what it should.
+
+        Raises:
+            ValueError: An argument is nothing that can be sent.
+        """
+        asked = operation_message(name, arguments, group=group, max_attempts=max_attempts)
+        return await self.operations(asked, timeout_seconds=timeout_seconds)
+
+    async def operations(
+        self, *operations: pb.Operation, timeout_seconds: float = OPERATION_SECONDS
+    ) -> OperationResult:
+        """Nap while workers do several things at the same time, then go on with the next line.
+
+        Args:
+            operations: 1 to 8 of what `sipnap.client.operations.operation_message` makes. Their prefixes keep apart
+                what they find.
+            timeout_seconds: Most that all of them may take, as for `operation`.
+
+        Returns:
+            What became of them, as soon as all have ended: ``ok`` if all did what they should; else the error names
+            each that failed, the error code is that of the first, and the values are those of the others.
+
+        Raises:
+            ValueError: None, or too many.
+        """
+        if not operations:
+            raise ValueError("no operation to wait for; to wait for the time use async_sleep")
+        return await self._front_end.nap(self, timeout_seconds, operations)
+
+    def run_task(
+        self, route: str, data: bytes | str = b"", *, seconds: float = 0.0, operations: Sequence[pb.Operation] = ()
+    ) -> bool:
+        """Have a route run without a call, and go on at once (async module: async_task_data).
+
+        It runs in this front end, at least once, whatever becomes of this call; a restart of the front end ends what
+        has not run by then.
+
+        Args:
+            route: Name of a route that is decorated with `App.task`.
+            data: What it is given; `str` is sent as UTF-8.
+            seconds: Not before that much has passed; 0: at once. With operations, the most that they may take; 0:
+                `--max-seconds`, which bounds it in any case.
+            operations: What to do first, all at the same time; the task finds what came of it in its `result`.
+
+        Returns:
+            False: refused at the door.
+
+        Raises:
+            ValueError: `route` is not 1 to 64 characters of ``[A-Za-z0-9_.:-]``, or there are too many operations.
+        """
+        return self._front_end.tasks.submit(route, data, seconds, operations)
 
     def t_suspend(self) -> SuspensionKey | None:
         """Suspend the transaction and return what it is found by (tm: t_suspend). Then let the route end.

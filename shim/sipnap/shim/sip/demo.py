@@ -1,4 +1,4 @@
-"""``sipnap demo``: a sidecar, a Python front end and four real SIP calls on this machine, with their timelines."""
+"""``sipnap demo``: a sidecar, a Python front end and five real SIP calls on this machine, with their timelines."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sipnap.client.aio import Client
 
-SUMMARY = "place four SIP calls through a sidecar and a Python front end, and show their timelines"
+SUMMARY = "place five SIP calls through a sidecar and a Python front end, and show their timelines"
 
 EPILOG = """\
 It starts `sipnap serve` and `sipnap shim sip` on free loopback ports, and ends them again. The calls:
   1. a nap of 1 s that resumes in another route (async_route)
   2. a nap of 0.5 s that goes on with the next line (async_sleep)
-  3. a CANCEL during a nap of 20 s
-  4. a nap with the sidecar stopped: refused at the door
+  3. a lookup of 0.2 s that a worker of the sidecar does meanwhile (operation)
+  4. a CANCEL during a nap of 20 s
+  5. a nap with the sidecar stopped: refused at the door
 exit codes: 0 if each call went as promised, 1 otherwise.
 """
 
@@ -31,7 +32,7 @@ _FORGET_SECONDS = 0.1  # how soon the sidecar has to let a cancelled nap go
 
 _LEGEND = """\
 Milliseconds since the INVITE. INVITE, 100, CANCEL, final: at the caller's socket. suspended, shipped (written to the
-gRPC stream), continued: in the front end's trace. due: suspended plus the nap. All on one monotonic clock.
+gRPC stream), continued: in the front end's trace. due: suspended plus the nap, or the lookup. All on one clock.
 """
 
 
@@ -63,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _demo(folder: Path, *, show_logs: bool) -> int:
     from sipnap.client.aio import Client
-    from sipnap.shim.sip import demo_routes
+    from sipnap.shim.sip import demo_operations, demo_routes
     from sipnap.shim.sip.demo_calls import Caller
     from sipnap.shim.sip.demo_processes import DemoProcess
     from sipnap.shim.sip.demo_table import Timeline, aligned, broken_promises, rows, verdict
@@ -77,8 +78,9 @@ async def _demo(folder: Path, *, show_logs: bool) -> int:
 
     say("starting the sidecar: sipnap serve")
     with DemoProcess(
-        folder, "serve", "--listen", "127.0.0.1:0", "--journal", f"sqlite:{folder}/journal.sqlite3"
-    ) as sidecar:
+        folder, "serve", "--listen", "127.0.0.1:0", "--journal", f"sqlite:{folder}/journal.sqlite3",
+        "--operations", demo_operations.__name__,
+    ) as sidecar:  # fmt: skip
         target = sidecar.await_line(r"^sipnap serve: ready on (\S+)$")[1]
         say(f"starting the front end: sipnap shim sip --sidecar {target}")
         with DemoProcess(
@@ -91,7 +93,9 @@ async def _demo(folder: Path, *, show_logs: bool) -> int:
             routed = await caller.invite("route")
             say(f"call 2: INVITE sip:sleep@{host}:{port}, a nap of {demo_routes.SLEEP_SECONDS:g} s, then the next line")
             slept = await caller.invite("sleep")
-            say(f"call 3: INVITE sip:long@{host}:{port}, a nap of {demo_routes.LONG_SECONDS:g} s and a CANCEL in it")
+            say(f"call 3: INVITE sip:4711@{host}:{port}, a lookup of {demo_operations.LOOKUP_SECONDS:g} s by a worker")
+            looked_up = await caller.invite("4711")
+            say(f"call 4: INVITE sip:long@{host}:{port}, a nap of {demo_routes.LONG_SECONDS:g} s and a CANCEL in it")
             async with Client(target) as client:
                 await client.status()  # connected before it matters
                 cancelled = await caller.invite("long", cancel_after_seconds=_CANCEL_AFTER_SECONDS)
@@ -99,20 +103,24 @@ async def _demo(folder: Path, *, show_logs: bool) -> int:
             say("stopping the sidecar")
             sidecar.stop()
             front_end.await_line(r"naps are refused at the door", 5.0)
-            say(f"call 4: INVITE sip:route@{host}:{port}, nobody to nap at")
+            say(f"call 5: INVITE sip:route@{host}:{port}, nobody to nap at")
             refused = await caller.invite("route")
             caller.close()
             front_end.stop()
     steps, statuses = _read_trace(trace)
     timelines = [
-        Timeline(title, record, steps.get(record.call_id, {}), nap, code, statuses.get(record.call_id, ""), held_after)
-        for title, record, nap, code, held_after in (
-            ("1 async_route 1 s", routed, demo_routes.ROUTE_SECONDS, 302, None),
-            ("2 async_sleep 0.5 s", slept, demo_routes.SLEEP_SECONDS, 486, None),
-            ("3 CANCEL in a nap", cancelled, demo_routes.LONG_SECONDS, 487, held),
-            ("4 sidecar stopped", refused, None, 503, None),
+        Timeline(
+            title, record, steps.get(record.call_id, {}), nap, code, contact, statuses.get(record.call_id, ""),
+            held if record is cancelled else None,
         )
-    ]
+        for title, record, nap, code, contact in (
+            ("1 async_route 1 s", routed, demo_routes.ROUTE_SECONDS, 302, "<sip:bob@192.0.2.4>"),
+            ("2 async_sleep 0.5 s", slept, demo_routes.SLEEP_SECONDS, 486, ""),
+            ("3 operation 0.2 s", looked_up, demo_operations.LOOKUP_SECONDS, 302, "<sip:carol@192.0.2.7>"),
+            ("4 CANCEL in a nap", cancelled, demo_routes.LONG_SECONDS, 487, ""),
+            ("5 sidecar stopped", refused, None, 503, ""),
+        )
+    ]  # fmt: skip
     print("\n" + _LEGEND)
     print("\n".join(aligned(list(rows(timelines)))), end="\n\n")
     is_kept = True

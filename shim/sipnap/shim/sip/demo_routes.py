@@ -16,6 +16,11 @@ async def main(call: Call) -> None:
         if await call.async_sleep(SLEEP_SECONDS):
             call.reply(486, "Busy Here")
             return
+    elif call.request_user.isdigit():
+        found = await call.operation("directory", {"number": call.request_user}, timeout_seconds=2)
+        if found:
+            call.redirect(found.text("uri"))
+            return
     else:
         call.avps["target"] = "sip:bob@192.0.2.4"
         await call.async_route("RESUME", LONG_SECONDS if call.request_user == "long" else ROUTE_SECONDS)

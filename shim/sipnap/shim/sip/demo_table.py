@@ -27,9 +27,11 @@ class Timeline:
     steps: dict[str, float]
     """The front end's side: when it took each step, by name (`trace.Trace`)."""
     nap_seconds: float | None
-    """How long the call was to nap; None: not at all."""
+    """How long the call was to nap, or its operation to take; None: not at all."""
     expected_code: int
     """Status code of the final response that was promised."""
+    expected_contact: str = ""
+    """Its Contact; empty: none."""
     status: str = ""
     """Status that the call was continued with; empty if it was not."""
     held_after_cancel: int | None = None
@@ -48,6 +50,8 @@ def broken_promises(timeline: Timeline) -> Iterator[str]:
     record, steps = timeline.record, timeline.steps
     if record.final_code != timeline.expected_code:
         yield f"answered {record.final_code} {record.final_reason}, not {timeline.expected_code}"
+    if (contact := record.final_headers.get("contact", "")) != timeline.expected_contact:
+        yield f"sent to {contact or 'nobody'}, not to {timeline.expected_contact or 'nobody'}"
     if record.trying_at is None:
         yield "no 100 Trying"
     if record.retransmissions:

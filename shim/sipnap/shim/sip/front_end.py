@@ -14,10 +14,12 @@ from functools import partial
 from typing import Protocol
 
 from sipnap.client.keys import SuspensionKey
-from sipnap.client.outstanding import set_duration
 from sipnap.shim.sip.app import REQUEST_ROUTE, App, Route
-from sipnap.shim.sip.call import Call, Nap, RouteEnded, Status, is_nap_length
+from sipnap.shim.sip.call import Call, Nap, RouteEnded, is_nap_length
 from sipnap.shim.sip.repeated import RepeatedLog
+from sipnap.shim.sip.result import OperationResult, result_of
+from sipnap.shim.sip.suspension import TASK_NAP_NUMBER, checked_operations, suspension_of
+from sipnap.shim.sip.task import TaskRunner
 from sipnap.shim.sip.trace import Trace
 from sipnap.shim.sip.transactions import ServerTransaction, TransactionId
 from sipnap.v1 import suspension_pb2 as pb
@@ -28,13 +30,8 @@ DEFAULT_MAX_SECONDS = 100.0
 DEFAULT_MARGIN_SECONDS = 2.0
 """How long after its time a nap counts as lost."""
 
-_SLEEP_ROUTE = "async_sleep"  # the contract wants a route; for a sleep it only shows in `sipnap list`
-_STATUS: dict[int, Status] = {
-    pb.CONTINUE_STATUS_OK: "ok",
-    pb.CONTINUE_STATUS_FAILED: "failed",
-    pb.CONTINUE_STATUS_TIMED_OUT: "timed_out",
-    pb.CONTINUE_STATUS_LOST: "lost",
-}
+# The contract wants a route; of what goes on with the next line it only shows in `sipnap list`.
+_SLEEP_ROUTE, _OPERATION_ROUTE = "async_sleep", "operation"
 
 log = logging.getLogger("sipnap.sip")
 
@@ -98,6 +95,16 @@ class FrontEnd:
         self._draining = False
         self._emptied = asyncio.Event()
         self._events = RepeatedLog(log)
+        self.tasks = TaskRunner(
+            app,
+            session,
+            front_end_id=front_end_id,
+            boot_epoch=boot_epoch,
+            max_seconds=max_seconds,
+            events=self._events,
+            on_idle=self._note_emptied,
+        )
+        """What runs without a call."""
 
     @property
     def open_calls(self) -> int:
@@ -144,7 +151,10 @@ class FrontEnd:
                 self._session.cancel(nap.key)
             if nap.sleeper is not None:
                 nap.sleeper.cancel()
-        if not self._calls:
+        self._note_emptied()
+
+    def _note_emptied(self) -> None:
+        if not self._calls and not self.tasks.running:
             self._emptied.set()
 
     # Routes
@@ -170,15 +180,7 @@ class FrontEnd:
                 return
             log.warning("route was cancelled by its own code route=%s call=%r", name, call)
         except (Exception, SystemExit) as error:
-            # One traceback for each place that raises; what follows is counted.
-            place = error.__traceback__
-            while place is not None and place.tb_next is not None:
-                place = place.tb_next
-            kind = (name, type(error), place.tb_lineno if place is not None else 0)
-            hint = "; to leave a route use return" if isinstance(error, SystemExit) else ""
-            self._events.write(
-                kind, logging.ERROR, "route raised an exception%s route=%s error=%r", hint, name, error, error=error
-            )
+            self._events.write_raised(name, error)
         else:
             if call.ended or call.nap is not None or call.task is not asyncio.current_task():
                 return
@@ -190,21 +192,29 @@ class FrontEnd:
 
     # Naps
 
-    async def sleep(self, call: Call, seconds: float) -> bool:
-        """See `Call.async_sleep`."""
-        if not self._admits(call, seconds):
-            return False
+    async def nap(self, call: Call, seconds: float, operations: Sequence[pb.Operation]) -> OperationResult:
+        """See `Call.async_sleep` and `Call.operations`."""
+        checked_operations(operations)
+        if reason := self._refusal(call, seconds):
+            return OperationResult("refused", reason, "refused")
         nap = self._suspend(call, None)
         nap.sleeper = self._loop.create_future()
-        self._ship(call, nap, _SLEEP_ROUTE, seconds)
-        await nap.sleeper
-        return True
+        self._ship(call, nap, _OPERATION_ROUTE if operations else _SLEEP_ROUTE, seconds, operations)
+        try:
+            await nap.sleeper
+        except asyncio.CancelledError:
+            if call.nap is nap:  # the route's own code gave it up: the call may nap again
+                self._take_nap(call)
+                self._session.cancel(nap.key)
+            raise
+        return call.result
 
-    def suspend_for_route(self, call: Call, route: str, seconds: float) -> bool:
+    def suspend_for_route(self, call: Call, route: str, seconds: float, operations: Sequence[pb.Operation]) -> bool:
         """See `Call.async_route`; False: refused."""
-        if not self._admits(call, seconds):
+        checked_operations(operations)
+        if self._refusal(call, seconds):
             return False
-        self._ship(call, self._suspend(call, route), route, seconds)
+        self._ship(call, self._suspend(call, route), route, seconds, operations)
         return True
 
     def t_suspend(self, call: Call) -> Nap | None:
@@ -224,7 +234,7 @@ class FrontEnd:
             return False
         if call.nap.shipped:
             self._session.cancel(call.nap.key)
-        return self._resume(call, "ok", "", route)
+        return self._resume(call, OperationResult("ok"), route)
 
     def continue_all(self, batch: Sequence[pb.Continue]) -> None:
         """Apply what the sidecar sent, and answer for each."""
@@ -236,7 +246,10 @@ class FrontEnd:
                 received.key.transaction_label,
                 received.key.nap_number,
             )
-            self._session.answer(key, self._continue(key, received))
+            if key.nap_number == TASK_NAP_NUMBER:
+                self.tasks.start(key, received)
+            else:
+                self._session.answer(key, self._continue(key, received))
 
     def shipped(self, suspensions: Sequence[pb.Suspension]) -> None:
         """Note that the session wrote these to its stream."""
@@ -247,13 +260,13 @@ class FrontEnd:
                 if call is not None:
                     self._note("shipped", call, nap=key.nap_number)
 
-    def _admits(self, call: Call, seconds: float) -> bool:
-        """The door: what is refused here was never suspended, and the route goes on at once."""
+    def _refusal(self, call: Call, seconds: float) -> str:
+        """The door: what is refused here was never suspended, and the route goes on at once. Empty: it may nap."""
         reason = ""
         if call.ended:
             reason = "the call has ended"
         elif call.nap is not None:
-            reason = "the call is suspended already"
+            reason = "the call is suspended already; for several operations in one nap there is call.operations"
         elif not is_nap_length(seconds) or seconds > self._max_seconds:
             reason = f"a nap is more than 0 and at most {self._max_seconds:g} s; raise --max-seconds"
         elif self._loop.time() + seconds + self._margin_seconds > call.transaction.expires_seconds:
@@ -271,7 +284,7 @@ class FrontEnd:
             reason = "no sidecar takes naps now"  # the session has said so in the log already
         if reason:
             self._note("refused", call, reason=reason)
-        return not reason
+        return reason
 
     def _suspend(self, call: Call, route: str | None) -> Nap:
         call.nap_count += 1
@@ -281,10 +294,10 @@ class FrontEnd:
         self._note("suspended", call, nap=call.nap_count, index=index, label=label)
         return call.nap
 
-    def _ship(self, call: Call, nap: Nap, route: str, seconds: float) -> None:
+    def _ship(self, call: Call, nap: Nap, route: str, seconds: float, operations: Sequence[pb.Operation]) -> None:
         wait_seconds = seconds + self._margin_seconds
         try:
-            suspension = _suspension(call, nap.key, route, seconds, wait_seconds)
+            suspension = suspension_of(call, nap.key, route, seconds, wait_seconds, operations)
         except BaseException:
             call.nap = None  # an AVP that cannot travel: the route gets the error, not suspended
             raise
@@ -296,21 +309,20 @@ class FrontEnd:
         call = self._calls.get(TransactionId(key.transaction_index, key.transaction_label))
         if call is None or call.nap is None or call.nap.key != key:
             return pb.CONTINUE_OUTCOME_GONE
-        status = _STATUS.get(received.status, "failed")
-        applied = self._resume(call, status, received.error, call.nap.route or received.resume_route)
+        applied = self._resume(call, result_of(received), call.nap.route or received.resume_route)
         return pb.CONTINUE_OUTCOME_APPLIED if applied else pb.CONTINUE_OUTCOME_REJECTED
 
     def _lost(self, call: Call, nap: Nap) -> None:
         if call.nap is nap:
             self._events.write("lost", logging.WARNING, "nap lost: no continue came in time call=%r", call)
             self._session.cancel(nap.key)
-            self._resume(call, "lost", "no continue came in time", nap.route or "")
+            self._resume(call, OperationResult("lost", "no continue came in time", "lost"), nap.route or "")
 
-    def _resume(self, call: Call, status: Status, error: str, route_name: str) -> bool:
+    def _resume(self, call: Call, result: OperationResult, route_name: str) -> bool:
         nap = self._take_nap(call)
         assert nap is not None
-        call.status, call.error = status, error
-        self._note("continued", call, nap=nap.key.nap_number, status=status)
+        call.result = result
+        self._note("continued", call, nap=nap.key.nap_number, status=result.status)
         if nap.sleeper is not None:
             if not nap.sleeper.done():
                 nap.sleeper.set_result(None)
@@ -335,56 +347,29 @@ class FrontEnd:
     # The end
 
     async def drain(self, grace_seconds: float) -> None:
-        """Refuse new calls, give those under way `grace_seconds` to end, and answer 503 to what is left then."""
+        """Refuse new calls, give those under way `grace_seconds` to end, and answer 503 to what is left then.
+
+        Tasks that run have the same time, and are cancelled then.
+        """
         self._draining = True
-        if self._calls:
-            log.info("draining calls=%d grace_seconds=%g", len(self._calls), grace_seconds)
+        running = self.tasks.running
+        if self._calls or running:
+            log.info("draining calls=%d tasks=%d grace_seconds=%g", len(self._calls), len(running), grace_seconds)
             self._emptied.clear()
             try:
                 async with asyncio.timeout(grace_seconds):
                     await self._emptied.wait()
             except TimeoutError:
-                log.warning("calls cut short by the shutdown calls=%d", len(self._calls))
+                log.warning("cut short by the shutdown calls=%d tasks=%d", len(self._calls), len(running))
         for call in list(self._calls.values()):
             self.reply(call, 503, "Service Unavailable", [("Retry-After", "5")])
             if call.task is not None:
                 call.task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1.0)
+        for task in running:
+            task.cancel()
+        if self._tasks or running:
+            await asyncio.wait(self._tasks | running, timeout=1.0)
 
     def _note(self, step: str, call: Call, **fields: object) -> None:
         if self._trace is not None:
             self._trace.write(step, call, **fields)
-
-
-def _suspension(call: Call, key: SuspensionKey, route: str, seconds: float, deadline_seconds: float) -> pb.Suspension:
-    request = call.request
-    suspension = pb.Suspension(
-        key=key.to_message(),
-        resume_route=route,
-        state=pb.TransactionState(
-            method=request.method.encode(),
-            request_uri=request.request_uri,
-            to=request.to,
-            call_id=request.call_id,
-            cseq=request.cseq,
-            via_branch=request.top_via.branch,
-            source_ip=request.source_ip,
-            source_port=request.source_port,
-        ),
-    )
-    setattr(suspension.state, "from", request.from_)  # a word of the language
-    for name, value in call.avps.items():
-        if not 0 < len(name) <= 64:
-            raise ValueError(f"{name!r} is not the name of an AVP: use 1 to 64 characters")
-        if isinstance(value, int):
-            suspension.state.avps.add(name=name, integer=value)
-        elif isinstance(value, str):
-            suspension.state.avps.add(name=name, text=value.encode("utf-8", "surrogateescape"))
-        elif isinstance(value, bytes):
-            suspension.state.avps.add(name=name, text=value)
-        else:
-            raise TypeError(f"avps[{name!r}] is a {type(value).__name__}: only str, bytes and int can travel")
-    set_duration(suspension.delay, seconds)
-    set_duration(suspension.deadline, deadline_seconds)
-    return suspension

@@ -38,3 +38,14 @@ class RepeatedLog:
         else:
             self._kinds[kind] = (now, 0)
             self._log.log(level, message + " repeated=%d", *arguments, suppressed)
+
+    def write_raised(self, route: str, error: BaseException) -> None:
+        """Log what a route raised: one traceback for each place that raises, what follows is counted."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        kind = (route, type(error), place.tb_lineno if place is not None else 0)
+        hint = "; to leave a route use return" if isinstance(error, SystemExit) else ""
+        self.write(
+            kind, logging.ERROR, "route raised an exception%s route=%s error=%r", hint, route, error, error=error
+        )
