@@ -1,183 +1,89 @@
-"""What a nap costs in a real Kamailio under load: sipnap beside Kamailio's own async module."""
+"""What a nap costs in a real Kamailio under load, and how many it can take: sipnap beside Kamailio's own async module.
+
+Every call is an INVITE that naps one second and is answered 404. Ways are measured in turn (A B A B), each step with
+processes of its own, and medians are shown. CPU is user and system time of all processes and threads, per call, SIPp
+and the prober apart ("caller").
+"""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from bench import results
-from tests.acceptance.proxy import Proxy
-from tests.acceptance.sipp import SIPP
-from tests.acceptance.stack import Shim
-from tests.support.processes import Process, Sidecar, free_port, wait_until
+from bench import load, results, search
+from bench.load import COLUMNS, WAYS, Step
 
 SUMMARY = "SIPp calls through a real Kamailio: sipnap beside the async module"
-
-SCRIPTS = Path(__file__).parent / "scripts"
-NAP_MS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """One way to nap."""
-
-    name: str
-    """As the table shows it."""
-    script: str
-    """Proxy script."""
-    define: str
-    """What the script is to be."""
-    kemi_script: str = ""
-    """KEMI script, if it is one."""
-
-    @property
-    def is_sipnap(self) -> bool:
-        """Whether sidecar and shim are part of it."""
-        return self.define == "PATH_SIPNAP"
-
-
-PATHS = {
-    path.name: path
-    for path in (
-        Way("async_ms_route", "native.cfg", "PATH_ASYNC_MS"),
-        Way("sipnap", "native.cfg", "PATH_SIPNAP"),
-        Way("async_route", "native.cfg", "PATH_ASYNC"),
-        Way("kemi_async", "kemi.cfg", "PATH_ASYNC_MS", "async_script.py"),
-        Way("kemi_sipnap", "kemi.cfg", "PATH_SIPNAP", "sipnap_script.py"),
-    )
-}
+SHORT = ["--rates", "500", "--repeats", "1", "--seconds", "2", "--ways", "async_ms_route", "sipnap", "async_route"]
+LONG = ["--rates", "4000", "8000", "--repeats", "3", "--seconds", "6", "--find-capacity"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="what to compare")
+    parser.add_argument("--rates", nargs="*", type=int, default=[1000, 2000], help="calls/s, one step each")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for how long each step places calls")
+    parser.add_argument("--repeats", type=int, default=3, help="how often each is measured; medians are shown")
     parser.add_argument(
-        "--paths", nargs="+", choices=PATHS, default=["async_ms_route", "sipnap"], help="what to compare"
+        "--journal", default="sqlite", choices=["memory", "sqlite", "redis"], help="the sidecar's journal"
     )
-    parser.add_argument("--rates", nargs="+", type=int, default=[1000, 2000], help="calls/s, one step each")
-    parser.add_argument("--seconds", type=int, default=5, help="how long each step takes")
-    parser.add_argument(
-        "--repeat", type=int, default=3, help="how often each is measured, interleaved; medians are shown"
-    )
-    parser.add_argument("--journal", default="sqlite", choices=["memory", "sqlite"], help="the sidecar's journal")
-    parser.add_argument("--name", default="capacity", help="name of the files under bench/results")
+    search.configure(parser, start=6000)
+    parser.add_argument("--name", default="capacity", help="name of the files")
+    results.add_directory_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, show, keep."""
+    machine = results.machine()
+    names = [name for name in arguments.ways if name != "sipnap_minimal" or load.has_minimal_state()]
+    if len(names) < len(arguments.ways):
+        print("sipnap_minimal is left out: sipnap.cfg does not know SIPNAP_MINIMAL")
     raw: list[dict[str, Any]] = []
+    sections: dict[str, list[dict[str, Any]]] = {"rows": [], "capacity": [], "raw": raw}
     for rate in arguments.rates:
-        for turn in range(arguments.repeat):
-            for name in arguments.paths:
-                measured = measure(PATHS[name], rate, arguments.seconds, arguments.journal)
-                raw.append({"path": name, "rate": rate, "turn": turn, **measured})
-                print(
-                    f"{name} {rate}/s turn {turn + 1}: proxy {measured['proxy_us']:.0f} us/call, "
-                    f"p99 {measured['late_p99_ms']:.0f} ms late, {measured['failed']} failed, "
-                    f"{measured['retransmissions']} retransmissions",
-                    flush=True,
-                )
-    rows = [
-        {"path": name, "rate": rate} | results.medians(group, list(COLUMNS))
+        for turn in range(arguments.repeats):
+            raw += [{"what": "rate", "turn": turn, **_measured(name, rate, arguments)} for name in names]
+    sections["rows"] = [
+        {"way": name, "rate": rate, **results.medians(group, [*COLUMNS, *_PROXY_COLUMNS]), "turns": len(group)}
         for rate in arguments.rates
-        for name in arguments.paths
-        if (group := [row for row in raw if row["path"] == name and row["rate"] == rate])
+        for name in names
+        if (group := [row for row in raw if row["way"] == name and row["rate"] == rate])
     ]
-    print(results.table(rows))
-    settings = {key: value for key, value in vars(arguments).items() if key != "run"}
-    print(results.keep(arguments.name, rows, raw, settings))
-    lines = {name: [(row["rate"], row["host_us"]) for row in rows if row["path"] == name] for name in arguments.paths}
-    print(results.plot(arguments.name, "Cost of a nap", "calls/s", "µs of CPU per call, whole host", lines))
+    if sections["rows"]:
+        shown = ("way", "rate", *COLUMNS)
+        print(results.table([{key: row[key] for key in shown} for row in sections["rows"]]))
+    if arguments.find_capacity:
+        sections["capacity"] = search.find(names, arguments, lambda name, rate: _measured(name, rate, arguments), raw)
+        print(results.table([{key: row[key] for key in ("way", "capacity")} for row in sections["capacity"]]))
+    print(results.keep(arguments.name, arguments, machine, sections))
+    _plot(arguments, sections["rows"])
     return 0
 
 
-COLUMNS = (
-    "proxy_us", "shim_us", "sidecar_us", "host_us", "late_p50_ms", "late_p90_ms", "late_p99_ms", "late_p999_ms",
-    "early", "failed", "retransmissions",
-)  # fmt: skip
+_PROXY_COLUMNS = ("proxy_late_p50_ms", "proxy_late_p99_ms", "proxy_late_p999_ms", "calls", "probes")
 
 
-def measure(path: Way, rate: int, seconds: int, journal: str) -> dict[str, float]:
-    """One step of one path: everything is started, loaded and ended."""
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sipnap-bench-")))
-        defines: dict[str, str | int] = {path.define: "", "NAP_MS": NAP_MS, "NAP_SECONDS": NAP_MS // 1000}
-        proxy = stack.enter_context(_proxy(path, directory, defines))
-        helpers: list[Process] = []
-        if path.is_sipnap:
-            kept = "memory" if journal == "memory" else f"sqlite:{directory}/journal.sqlite3"
-            sidecar = stack.enter_context(Sidecar("--journal", kept))
-            shim = stack.enter_context(Shim(proxy.ports, sidecar.target))
-            wait_until(lambda: _gate_is_open(proxy), 10, "the gate opens")
-            helpers = [shim, sidecar]
-        processes = [proxy, *helpers]
-        before = [process.cpu_seconds() for process in processes]
-        callers = stack.enter_context(_Callers(directory, proxy.address, rate, seconds))
-        outcome = callers.result()
-        used = [process.cpu_seconds() - start for process, start in zip(processes, before, strict=True)]
-    per_call = [cpu / (rate * seconds) * 1e6 for cpu in used] + [0.0] * (3 - len(used))
-    return {
-        "proxy_us": per_call[0], "shim_us": per_call[1], "sidecar_us": per_call[2], "host_us": sum(per_call), **outcome,
-    }  # fmt: skip
-
-
-def _proxy(path: Way, directory: Path, defines: dict[str, str | int]) -> Proxy:
-    return Proxy(
-        directory / "proxy",
-        script=SCRIPTS / path.script,
-        kemi_script=SCRIPTS / path.kemi_script if path.kemi_script else "kemi_script.py",
-        memory_mb=1024,
-        defines=defines,
+def _measured(name: str, rate: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    step = Step(WAYS[name], rate, arguments.seconds, journal=arguments.journal)
+    found = load.measure(step)
+    print(
+        f"{name} {rate}/s: proxy {found['proxy_us']:.0f}, shim {found['shim_us']:.0f}, sidecar "
+        f"{found['sidecar_us']:.0f} µs/call; late p50 {found['late_p50_ms']:.1f}, p99 {found['late_p99_ms']:.1f} ms, "
+        f"{found['early']:.0f} early, {found['failed']:.0f} failed, {found['retransmissions']:.0f} retransmissions, "
+        f"{found['reached']:.0%} of the rate{'' if load.is_clean(found) else ': NOT CLEAN'}",
+        flush=True,
     )
+    return {"way": name, "rate": rate, **found}
 
 
-def _gate_is_open(proxy: Proxy) -> bool:
-    return int(proxy.rpc("pv.shvGet", "sipnap_gate")["value"]) > 0
-
-
-class _Callers(Process):
-    """SIPp at full speed: it keeps response times only."""
-
-    def __init__(self, directory: Path, proxy: str, rate: int, seconds: int) -> None:
-        assert SIPP, "sipp is not installed: apt-get install sip-tester"
-        self._directory = directory
-        self._seconds = seconds
-        super().__init__(
-            "sipp",
-            [
-                SIPP, proxy, "-sf", SCRIPTS / "calls.xml", "-s", "nap", "-r", str(rate), "-m", str(rate * seconds),
-                "-l", "60000", "-i", "127.0.0.1", "-p", str(free_port()), "-nostdin", "-buff_size", "4000000",
-                "-trace_stat", "-stf", directory / "stat.csv", "-fd", "600", "-trace_rtt", "-rtt_freq", "1000",
-                "-recv_timeout", "20000",
-            ],
-            cwd=directory,
-        )  # fmt: skip
-
-    def result(self) -> dict[str, float]:
-        """Wait for the last call, and say what became of all."""
-        self.wait(self._seconds * 3 + 60)
-        with (self._directory / "stat.csv").open() as stat:
-            row = list(csv.DictReader(stat, delimiter=";"))[-1]
-        late = sorted(_late_ms(self._directory))
-        return {
-            "calls": len(late),
-            "failed": int(row["FailedCall(C)"]),
-            "retransmissions": int(row["Retransmissions(C)"]),
-            "early": sum(1 for value in late if value < 0),
-            "late_p50_ms": results.percentile(late, 50),
-            "late_p90_ms": results.percentile(late, 90),
-            "late_p99_ms": results.percentile(late, 99),
-            "late_p999_ms": results.percentile(late, 99.9),
+def _plot(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    for suffix, title, unit, key in (
+        ("", "Cost of a nap: proxy, shim and sidecar together", "µs of CPU per call", "host_us"),
+        ("-lateness", "Lateness of a nap, 99th percentile, as the caller feels it", "ms", "late_p99_ms"),
+    ):
+        lines = {
+            WAYS[name].title.replace("`", ""): [(row["rate"], row[key]) for row in rows if row["way"] == name]
+            for name in arguments.ways
+            if any(row["way"] == name for row in rows) and not (suffix and name == "async_route")
         }
-
-
-def _late_ms(directory: Path) -> Sequence[float]:
-    (log,) = directory.glob("*_rtt.csv")
-    with log.open() as lines:
-        rows = list(csv.reader(lines, delimiter=";"))
-    return [float(row[1]) - NAP_MS for row in rows[1:] if len(row) >= 2]
+        print(results.plot(arguments.results, arguments.name + suffix, title, ("calls/s", unit), lines))

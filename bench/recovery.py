@@ -19,6 +19,9 @@ from tests.support.processes import Process, free_port, sipnap
 
 SUMMARY = "restart with pending naps in the SQLite journal"
 
+SHORT = ["--pending", "10000"]
+LONG = ["--pending", "10000", "100000", "1000000"]
+
 STATE_BYTES = 250
 _BATCH = 5000
 
@@ -26,19 +29,21 @@ _BATCH = 5000
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the flags."""
     parser.add_argument("--pending", nargs="+", type=int, default=[10_000, 100_000], help="naps in the journal")
+    results.add_directory_flag(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, show, keep."""
+    machine = results.machine()
     rows = []
     for pending in arguments.pending:
         with tempfile.TemporaryDirectory(prefix="sipnap-bench-") as directory:
             rows.append(_restart(Path(directory) / "journal.sqlite3", pending))
     print(results.table(rows))
-    settings = {key: value for key, value in vars(arguments).items() if key != "run"}
-    print(results.keep("recovery", rows, rows, settings))
+    print(results.keep("recovery", arguments, machine, {"rows": rows}))
     lines = {"sqlite": [(row["pending"], row["ready_seconds"]) for row in rows]}
-    print(results.plot("recovery", "Restart with pending naps", "naps in the journal", "seconds until ready", lines))
+    axes = ("naps in the journal", "seconds until ready")
+    print(results.plot(arguments.results, "recovery", "Restart with pending naps", axes, lines))
     return 0
 
 

@@ -24,11 +24,15 @@ class Script:
         if KSR.is_OPTIONS():
             KSR.sl.send_reply(200, "Alive")
             return 1
+        if KSR.pv.get("$rU") == "probe":  # one of the few calls whose lateness is measured
+            KSR.pv.sets("$avp(before)", KSR.pv.get("$TV(Sn)"))
         if not self.nap.async_ms_route("ksr_answer", int(KSR.pv.get("$def(NAP_MS)"))):
             KSR.sl.send_reply(503, "Refused")
         return 1
 
     def ksr_answer(self, msg: Any, evname: str | None = None) -> int:
+        if KSR.pv.get("$rU") == "probe":
+            KSR.hdr.append_to_reply(f"X-Napped: {KSR.pv.get('$avp(before)')} {KSR.pv.get('$TV(Sn)')}\r\n")
         KSR.tm.t_reply(404, "Not Found")
         return 1
 
