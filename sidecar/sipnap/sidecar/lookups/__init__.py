@@ -1,0 +1,1 @@
+"""The operations that sipnap ships: lookups by HTTP and by ENUM."""
