@@ -83,6 +83,7 @@ def test_the_wheel_has_every_module_and_data_file(wheel: Path) -> None:
         "sipnap/client/py.typed",
         "sipnap/shim/kamailio/sipnap.cfg",
         "sipnap/shim/kamailio/sipnap_kemi.py",
+        "sipnap/shim/kamailio/sipnap_operations.cfg",
         "sipnap/shim/py.typed",
         "sipnap/sidecar/py.typed",
         "sipnap/v1/py.typed",

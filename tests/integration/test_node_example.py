@@ -30,6 +30,8 @@ def test_a_node_program_naps_and_receives_its_continue(sidecar: Sidecar, tmp_pat
         "suspended for 200 ms, DURABILITY_MEMORY",
         "continue for route RESUME, CONTINUE_STATUS_OK, attempt 1",
         "answered APPLIED",
+        "continue for route ANSWERED, CONTINUE_STATUS_OK, 0 values",
+        "task for route CLEAN_UP, data 4711",
     ]
     times_ms = [int(line.split()[0]) for line in said.splitlines()]
     assert times_ms[1] - times_ms[0] >= 199, "slept too little"  # printed as whole milliseconds, each rounded

@@ -103,3 +103,23 @@ async def test_a_silent_owner_is_waited_for_so_long_and_no_longer(monkeypatch: p
                 await asyncio.sleep(0)
         monkeypatch.setattr(hand_over, "ANSWER_SECONDS", 5.0)
         assert await a.letters.ask("kamailio", "Get", b"nap") == b"Get NAP"
+
+
+async def test_further_calls_and_news() -> None:
+    """What is added to the calls is carried out there; what is told is heard, and what nobody listens for is not."""
+    post = Post()
+    post.owners = {"kamailio": "b"}
+    a, b = Sidecar(post, "a"), Sidecar(post, "b")
+    heard: list[bytes] = []
+    b.letters.subjects[b"weather"] = heard.append
+
+    async def reverse(request: bytes) -> bytes:
+        return request[::-1]
+
+    b.letters.calls["Reverse"] = reverse
+    async with serving(a, b):
+        await a.letters.tell("b", b"politics", b"none")
+        await a.letters.tell("b", b"weather", b"rain\nand wind")
+        assert await a.letters.ask("kamailio", "Reverse", b"nap") == b"pan"
+        assert await a.letters.ask("kamailio", "Get", b"nap") == b"Get NAP"
+    assert heard == [b"rain\nand wind"]
