@@ -291,7 +291,8 @@ async def test_any_one_is_killed_and_nothing_is_lost(fleet: Fleet, victim: str, 
             for _ in range(4):
                 driver.ask("echo", {"ms": 50}, seconds=25)
             if turn == 60:
-                assert 0 < len(driver.came) < driver.asked
+                busy = {values_of(answer)["pid"] for (answer,) in driver.came.values()}
+                assert busy == {worker.pid for worker in fleet.workers}
                 killed.kill()
             await asyncio.sleep(0.01)
         await driver.all_answers()

@@ -9,7 +9,7 @@ a task whose lease has ended gets nothing in its place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Generic, Protocol, TypeVar
 
 from sipnap.sidecar.core.timers import TimerHeap
@@ -107,6 +107,11 @@ class LeaseBook(Generic[T]):
     def has_free(self) -> bool:
         """Whether a worker has credits."""
         return bool(self._ready)
+
+    @property
+    def ready(self) -> Collection[Worker[T]]:
+        """Workers that may be handed something now."""
+        return self._ready.keys()
 
     @property
     def free(self) -> int:

@@ -34,7 +34,7 @@ _HINTS: tuple[tuple[str, str], ...] = (
     ("NOAUTH AuthenticationError unauthenticated", "asks for a password: redis://USER:PASSWORD@HOST:PORT/DB"),
     (
         "NOPERM NoPermission",
-        "lets this user not do it: it needs EVAL, HSCAN, HKEYS, GET, SET and the lists, on sipnap:*",
+        "lets this user not do it: it needs EVAL, HSCAN, HKEYS, GET, SET, the lists and the streams, on sipnap:*",
     ),
     ("MasterNotFound", "is unknown to the Sentinels: check their addresses and the service's name"),
     ("Timeout", "does not answer in time: is it stopped, overloaded, or cut off?"),

@@ -114,6 +114,7 @@ class GuestTasks:
         self._taking = asyncio.Lock()
         self._doubtful: set[str] = set()  # operations of which we may have tasks without knowing it
         self._doubtful_until_seconds = 0.0
+        self._is_leaving = False
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -219,9 +220,15 @@ class GuestTasks:
         if task is not None:
             self._withdraw(task)
 
+    def leave(self) -> None:
+        """Take nothing more."""
+        self._is_leaving = True
+
     async def close(self) -> None:
         """Give everything back that has no result yet."""
-        self._is_closed = True
+        self._is_leaving = self._is_closed = True
+        async with self._taking:
+            pass  # what is being taken comes first, or nobody would know of it
         for task in self._tasks.values():
             task.is_over = True
         taken = [task.held.taken for task in self._tasks.values()]
@@ -251,9 +258,8 @@ class GuestTasks:
     def _appetite(self) -> list[tuple[tuple[str, ...], int]]:
         """What the free workers can run, and how many of it."""
         places: dict[frozenset[str], int] = defaultdict(int)
-        for worker in self._desk.book.workers:
-            if worker.is_ready:
-                places[worker.operations] += worker.credits
+        for worker in () if self._is_leaving else self._desk.book.ready:
+            places[worker.operations] += worker.credits
         return [(tuple(operations), count) for operations, count in places.items()]
 
     def _accept(self, taken: Iterable[HeldTask]) -> None:

@@ -67,7 +67,6 @@ class SharedPool:
         self._letters: HandOver
         self._caretaker: asyncio.Task[None]
         self._running: set[asyncio.Task[None]] = set()
-        self._fetching: list[asyncio.Task[None]] = []
 
     @property
     def busy(self) -> int:
@@ -89,7 +88,8 @@ class SharedPool:
         owned = OwnedJobs(self._dispatcher, group, self._store, tell_holder)
         guests = GuestTasks(desk, self._store, self, owned.heard_total)
         queue = self._queues[group.name] = SharedQueue(owned, guests)
-        self._fetching.append(self._run(guests.fetch_forever()))
+        fetching = self._run(guests.fetch_forever())
+        fetching.set_name(f"tasks for {group.name}")
         return queue
 
     def start(self, remote: RemotePool, letters: HandOver) -> None:
@@ -102,18 +102,17 @@ class SharedPool:
 
     def leave(self) -> None:
         """Take nothing more, and send the workers on; what is here ends here."""
-        for fetching in self._fetching:
-            fetching.cancel()
         for group in self._remote.groups(WorkerKind.REMOTE):
+            self._queue_of(group).guests.leave()
             self._remote.desk(group).go_away()
 
     async def close(self) -> None:
         """End, and give back what has no result."""
-        for task in self._running:
-            task.cancel()
         for queue in self._queues.values():
             queue.owned.close()
             await queue.guests.close()
+        for task in self._running:
+            task.cancel()
 
     def wake(self, group: WorkerGroup) -> None:
         """See `WorkerPool`."""
