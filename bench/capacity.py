@@ -28,6 +28,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--journal", default="sqlite", choices=["memory", "sqlite", "redis"], help="the sidecar's journal"
     )
     search.configure(parser, start=6000)
+    parser.add_argument(
+        "--search-ways", nargs="+", choices=WAYS, default=["async_ms_route", "sipnap", "kemi_async", "kemi_sipnap"],
+        help="whose capacity --find-capacity finds",
+    )  # fmt: skip
     parser.add_argument("--name", default="capacity", help="name of the files")
     results.add_directory_flag(parser)
 
@@ -52,8 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
     if sections["rows"]:
         shown = ("way", "rate", *COLUMNS)
         print(results.table([{key: row[key] for key in shown} for row in sections["rows"]]))
+    results.keep(arguments.name, arguments, machine, sections)  # the search takes long: this much is safe
     if arguments.find_capacity:
-        sections["capacity"] = search.find(names, arguments, lambda name, rate: _measured(name, rate, arguments), raw)
+        sections["capacity"] = search.find(
+            [name for name in names if name in arguments.search_ways],
+            arguments,
+            lambda name, rate: _measured(name, rate, arguments),
+            raw,
+        )
         print(results.table([{key: row[key] for key in ("way", "capacity")} for row in sections["capacity"]]))
     print(results.keep(arguments.name, arguments, machine, sections))
     _plot(arguments, sections["rows"])

@@ -19,7 +19,7 @@ from tests.support.http_server import HttpServer
 
 SUMMARY = "an HTTP lookup: Kamailio's http_async_client beside the operation http"
 SHORT = ["--rates", "100", "--repeats", "1", "--seconds", "2"]
-LONG = ["--rates", "300", "1000", "--repeats", "3", "--seconds", "6", "--find-capacity"]
+LONG = ["--rates", "300", "1000", "--repeats", "3", "--seconds", "4", "--find-capacity", "--start", "1000"]
 
 WAYS = {
     way.name: way

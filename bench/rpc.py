@@ -28,7 +28,7 @@ from tests.support.redis_server import RedisServer
 
 SUMMARY = "unary calls, and cycles of suspend, fire, continue and acknowledge over a Session"
 SHORT = ["--batches", "1", "32", "--seconds", "0.5"]
-LONG = ["--batches", "1", "2", "4", "8", "16", "32", "64", "128", "--seconds", "3", "--repeats", "3"]
+LONG = ["--batches", "1", "2", "4", "8", "16", "32", "64", "128", "--seconds", "2", "--repeats", "3"]
 
 JOURNALS = ("memory", "normal", "full", "redis")
 """Memory, SQLite synced now and then, SQLite synced with each commit, Redis without persistence of its own."""

@@ -40,7 +40,20 @@ SHORT = [
     "--list-rate",
     "200",
 ]
-LONG = ["--pending", "1000", "10000", "100000", "1000000", "--seconds", "10", "--list-pending", "100", "1000", "8000"]
+LONG = [
+    "--pending",
+    "1000",
+    "10000",
+    "100000",
+    "1000000",
+    "--seconds",
+    "10",
+    "--list-pending",
+    "100",
+    "1000",
+    "8000",
+    "12000",
+]
 
 STATE_BYTES = 250
 """Of transaction state in each nap."""

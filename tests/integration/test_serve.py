@@ -207,7 +207,7 @@ async def test_operations_answer_fail_and_time_out(tmp_path: Path) -> None:
             assert (values["text"].text, values["cseq"].integer, values["good"].boolean) == (b"hello bob", 42, True)
             assert [value.text or value.integer for value in values["several"].list.values] == [b"a", 1]
             failed = await ask(2, "fail", 0)
-            assert (failed.status, failed.error) == (pb.CONTINUE_STATUS_FAILED, "LookupError: no such number")
+            assert (failed.status, failed.error) == (pb.CONTINUE_STATUS_FAILED, "fail: LookupError: no such number")
             late = await ask(3, "greet", 30)
             assert late.status == pb.CONTINUE_STATUS_TIMED_OUT
             assert "greet" in late.error

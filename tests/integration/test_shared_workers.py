@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sipnap.client import SuspensionKey, aio
+from sipnap.client.operations import operation_message
 from sipnap.v1 import suspension_pb2 as pb
 from tests.support.processes import Process, Sidecar, sipnap
 from tests.support.redis_server import RedisServer
@@ -90,6 +91,19 @@ async def test_what_goes_wrong_there_is_told_here(first: Sidecar, second: Sideca
             answer = await driver.answer(driver.ask("die", max_attempts=1))
             assert (answer.status, answer.error_code) == (pb.CONTINUE_STATUS_FAILED, "worker_lost")
     await until_empty(redis, "echo", "fail", "die")
+
+
+async def test_operations_of_one_nap_are_run_at_both_sidecars(first: Sidecar, second: Sidecar) -> None:
+    with worker_process(first.target, concurrency=1) as here, worker_process(second.target, concurrency=1) as there:
+        async with driving(first.target) as driver:
+            number = driver.asked = 1
+            key = SuspensionKey("driver", 1, number, 7, 1).to_message()
+            asked = [operation_message("echo", {"ms": 300}, group="far", prefix=prefix) for prefix in ("one_", "two_")]
+            suspension = pb.Suspension(key=key, resume_route="RESUME", operations=asked)
+            suspension.delay.FromSeconds(20)
+            driver.session.suspend(suspension)
+            found = values_of(await driver.answer(number))
+            assert {found["one_pid"], found["two_pid"]} == {here.pid, there.pid}
 
 
 async def test_the_timeout_of_an_attempt_counts_from_its_beginning(first: Sidecar, second: Sidecar) -> None:

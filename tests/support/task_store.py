@@ -31,6 +31,8 @@ class Queue:
     """What was written, in order: ``put NAME``, ``drop NAME``, ``finish NAME WORD``, ``give NAME``."""
     is_down: bool = False
     loses_next_take: bool = False
+    gate: asyncio.Event | None = None
+    """What is taken arrives when this is set."""
 
     def take_from(self, holder: str) -> None:
         """A sidecar is dead: what it has goes to others, and costs an attempt."""
@@ -68,6 +70,8 @@ class MemoryStore:
             entry.holder, entry.deliveries = self._me, entry.deliveries + 1
             held.append(HeldTask(entry.task, self._taken(entry), entry.owner))
         self._queue.released = [name for name in self._queue.released if not self._queue.entries[name].holder]
+        if self._queue.gate is not None:
+            await self._queue.gate.wait()
         if self._queue.loses_next_take:
             self._queue.loses_next_take = False
             raise JournalError("the answer was lost")

@@ -468,6 +468,22 @@ async def test_who_leaves_takes_nothing_more_and_gives_back_the_rest(bench: Benc
     assert [other.said(index).attempt for index in (0, 1)] == [2, 1]
 
 
+async def test_what_was_on_its_way_to_one_that_leaves_goes_to_another_at_once(bench: Bench) -> None:
+    worker = Stream(bench.b, 1)
+    await asyncio.sleep(0.01)
+    bench.queue.gate = asyncio.Event()
+    await bench.a.accept()
+    await until(lambda: bench.queue.entries and bench.queue.entries[NAME].holder == "b")
+    bench.b.pool.leave()
+    closing = asyncio.create_task(bench.b.pool.close())
+    await asyncio.sleep(0.01)
+    bench.queue.gate.set()
+    await closing
+    other = Stream(bench.a, 1)
+    await until(lambda: other.leases)
+    assert (worker.leases, other.said().attempt) == ([], 1)
+
+
 # Letters
 
 

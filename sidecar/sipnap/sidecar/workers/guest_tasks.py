@@ -233,8 +233,9 @@ class GuestTasks:
             task.is_over = True
         taken = [task.held.taken for task in self._tasks.values()]
         self._tasks.clear()
-        for courier in (*self._couriers.values(), *self._giving):
+        for courier in self._couriers.values():
             courier.cancel()
+        await asyncio.gather(*self._giving)
         if taken:
             try:
                 await self._store.give_back(self._group, taken, tried=True)
@@ -245,6 +246,8 @@ class GuestTasks:
 
     async def _take(self, operations: Sequence[str], most: int) -> Batch:
         async with self._taking:
+            if self._is_leaving:
+                return Batch([], 0, "")
             try:
                 batch = await self._store.take(self._group, operations, most)
             except JournalError:
