@@ -337,7 +337,7 @@ def _recovery(found: Results) -> str:
         return ""
     cells = [[f"{row['pending']:,}", _number(row["ready_seconds"]), _number(row["megabytes"])] for row in rows]
     return (
-        "## Restart\n\nSQLite journal, `kill -9` and start.\n\n"
+        "## Restart\n\nFrom the start of a sidecar until it serves, with a SQLite journal that was left to it.\n\n"
         + _table(["naps in the journal", "seconds until ready", "MB"], cells)
         + "\n"
         + _plots("recovery")

@@ -28,32 +28,13 @@ from sipnap.sidecar.journal.memory import MemoryJournal
 
 SUMMARY = "the timer heap alone: insertion, memory, lateness; beside asyncio.call_later and Kamailio's list"
 SHORT = [
-    "--pending",
-    "1000",
-    "20000",
-    "--fires",
-    "2000",
-    "--seconds",
-    "1",
-    "--list-pending",
-    "100",
-    "--list-rate",
+    "--pending", "1000", "20000", "--fires", "2000", "--seconds", "1", "--list-pending", "100", "--list-rate",
     "200",
-]
+]  # fmt: skip
 LONG = [
-    "--pending",
-    "1000",
-    "10000",
-    "100000",
-    "1000000",
-    "--seconds",
-    "10",
-    "--list-pending",
-    "100",
-    "1000",
-    "8000",
-    "12000",
-]
+    "--pending", "1000", "10000", "100000", "1000000", "--seconds", "10", "--list-pending", "100", "1000",
+    "8000", "12000",
+]  # fmt: skip
 
 STATE_BYTES = 250
 """Of transaction state in each nap."""
