@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench import random_naps, results
-from sipnap.sidecar import server
+from sipnap.client import collector
 from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.suspension import Held, Limits, NapKey, Outcome, Request
@@ -101,8 +101,7 @@ def _request(number: int, delay_seconds: float) -> Request:
 
 def _set_collector() -> None:
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(server._COLLECTOR_THRESHOLD, 50, 100)
+    collector.restrain()
 
 
 def _pending(count: int) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class Caller:
             send: False: only make it.
         """
         number = next(_numbers)
-        branch = b"z9hG4bK-%d-%d" % (self.port, number)
+        branch = b"z9hG4bK-%d-%06d" % (self.port, number)  # none begins with another: replies are found by it
         via = via if via is not None else b"Via: SIP/2.0/UDP 127.0.0.1:%d;branch=%s\r\n" % (self.port, branch)
         request = b"".join(
             (

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 
 from sipnap.client.keys import SuspensionKey, key_of
+from sipnap.client.request_head import complete
 from sipnap.shim.kamailio import datagram, nap_request
 from sipnap.v1 import suspension_pb2 as pb
 from tests.acceptance.proxy import Proxy
@@ -25,7 +26,9 @@ class HandShim:
     def send(self, request: bytes) -> None:
         self._socket.send(request)
 
-    def receive(self, seconds: float = 3) -> datagram.Suspend | datagram.Task | datagram.Cancel | datagram.Answer:
+    def receive(
+        self, seconds: float = 3
+    ) -> datagram.Suspend | datagram.Task | datagram.Cancel | datagram.Answer | datagram.Answers:
         self._socket.settimeout(seconds)
         return datagram.read(self._socket.recv(65536))
 
@@ -46,13 +49,14 @@ class HandShim:
     def open_gate(self) -> int:
         """Open it for 3 s; returns the proxy's boot epoch."""
         answer = self.ask(nap_request.gate_request(1, is_open=True))
-        assert (answer.result, answer.user) == (200, b"open.1")
+        assert (answer.result, answer.user) == (200, b"open.1.8"), "it says how many naps a batch may have"
         return answer.boot_epoch
 
     def suspension(self) -> pb.Suspension:
-        """What the proxy has suspended."""
+        """What the proxy has suspended, with all that its head says."""
         message = self.receive()
         assert isinstance(message, datagram.Suspend)
+        complete(message.suspension.state)
         return message.suspension
 
     def suspended(self) -> SuspensionKey:

@@ -69,3 +69,17 @@ def test_a_nap_in_a_failure_route(tmp_path: Path) -> None:
             reply = call.final()
         assert (reply.reason, reply.header("X-Status")) == ("Resumed", "ok")
         assert reply.seconds - call.sent_seconds >= 0.6
+
+
+def test_the_cheapest_nap(tmp_path: Path) -> None:
+    """SIPNAP_MINIMAL: it naps and resumes as ever; the sidecar knows where it goes, and no more."""
+    with Stack(tmp_path, defines={"SIPNAP_MINIMAL": 1}) as stack, Caller(stack.proxy.ports.sip) as caller:
+        call, given_up = caller.invite(nap_ms=700), caller.invite(nap_ms=700)
+        wait_until(lambda: len(stack.held()) == 2, 5, "both are held")
+        state = stack.held()[0].suspension.state
+        assert (bytes(state.request_uri[:4]), state.source_ip, state.call_id) == (b"sip:", "127.0.0.1", b"")
+        given_up.cancel()
+        assert given_up.final().code == 487
+        reply = call.final()
+        assert (reply.code, reply.header("X-Status")) == (404, "ok")
+        wait_until(lambda: not stack.held(), 5, "the one that was given up is gone when its time comes")

@@ -13,7 +13,8 @@ from random import Random
 
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.suspension import Held
-from sipnap.sidecar.journal.base import Durability, Entry, Fenced, Journal, JournalError, entry_of
+from sipnap.sidecar.journal.base import Durability, Entry, Fenced, Journal, JournalError
+from sipnap.sidecar.journal.packing import pack, pack_whole, unpack_whole
 from tests.simulator.loop import Process
 from tests.simulator.network import Key
 
@@ -103,7 +104,9 @@ class SimulatedJournal(Journal):
         """A commit that cannot be done has changed nothing."""
 
     def _keep(self, name: Hashable, held: Held) -> None:
-        entry = entry_of(held, WALL_OFFSET_NS)
+        now_ns = int(asyncio.get_running_loop().time() * 1e9) + WALL_OFFSET_NS
+        packed = pack(held, WALL_OFFSET_NS, now_ns)
+        entry = unpack_whole(pack_whole(held.front_end.front_end_id, held.packed_key, packed))
         self._disk.entries[name] = entry
         self._disk.ever.add(key_of(entry))
 

@@ -146,6 +146,8 @@ class Process:
         """It belongs to the process from now on."""
         self._tasks[task] = None
         task.add_done_callback(self._forget, context=self.context)
+        if not self.is_alive:  # begun by what the end of another one has called
+            self._loop.call_soon(self._reap, context=Context())
 
     def stop(self) -> None:
         """SIGSTOP."""

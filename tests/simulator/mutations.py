@@ -6,18 +6,21 @@ Each is a context manager that breaks one rule while it is entered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+from sipnap.client.early import EarlyContinues
 from sipnap.client.outstanding import Outstanding
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio.bridge import Bridge
-from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.deadlines import DeadlineWatch
+from sipnap.sidecar.core.engine import Due, Engine
 from sipnap.sidecar.core.groups import Job, JobResult, WorkerGroup
+from sipnap.sidecar.core.jobs import JobBook
 from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome
-from sipnap.sidecar.core.timers import TimerHeap
 from sipnap.sidecar.dispatcher import Dispatcher
+from sipnap.sidecar.services.front_end import _Session
 from tests.simulator.journal import SharedJournal
 
 Mutation = Callable[[], AbstractContextManager[None]]
@@ -66,7 +69,7 @@ def forget_that_a_suspension_is_held() -> AbstractContextManager[Any]:
     reserve = Engine.reserve
 
     def reserve_anew(self: Engine, front_end: Any, request: Any) -> tuple[Held, bool]:
-        front_end.held.pop(request.key, None)
+        front_end.held.pop(request.key.pack(), None)
         return reserve(self, front_end, request)
 
     return mock.patch.object(Engine, "reserve", reserve_anew)
@@ -74,12 +77,17 @@ def forget_that_a_suspension_is_held() -> AbstractContextManager[Any]:
 
 @_mutation
 def fire_early() -> AbstractContextManager[Any]:
-    pop_due = TimerHeap.pop_due
+    pop_due = Engine.pop_due
 
-    def pop_early(self: TimerHeap[Any], now_seconds: float, most: int) -> list[Any]:
-        return pop_due(self, now_seconds + 0.01, most)
+    def pop_early(self: Engine, most: int) -> Due:
+        clock = self._clock
+        self._clock = lambda: clock() + 0.01
+        try:
+            return pop_due(self, most)
+        finally:
+            self._clock = clock
 
-    return mock.patch.object(TimerHeap, "pop_due", pop_early)
+    return _both(mock.patch.object(Engine, "pop_due", pop_early), _never_postponed())
 
 
 @_mutation
@@ -151,7 +159,7 @@ def keep_what_an_old_life_left() -> AbstractContextManager[Any]:
 @_mutation
 def settle_without_ending() -> AbstractContextManager[Any]:
     def settle(self: Engine, front_end: Any, key: NapKey, outcome: Outcome) -> Held | None:
-        held: Held | None = front_end.continuing.pop(key, None)
+        held: Held | None = front_end.continuing.pop(key.pack(), None)
         return held
 
     return mock.patch.object(Engine, "settle", settle)
@@ -188,32 +196,32 @@ def recover_naps_without_their_operations() -> AbstractContextManager[Any]:
 
 @_mutation
 def queue_the_first_operation_only() -> AbstractContextManager[Any]:
-    queue = Engine._queue_jobs
-    return mock.patch.object(Engine, "_queue_jobs", lambda self, jobs: queue(self, list(jobs)[:1]))
+    queue = JobBook.queue
+    return mock.patch.object(JobBook, "queue", lambda self, jobs: queue(self, list(jobs)[:1]))
 
 
 @_mutation
 def continue_when_the_first_operation_has_ended() -> AbstractContextManager[Any]:
-    end_job = Engine._end_job
+    end_job = JobBook._end
 
-    def end_all(self: Engine, job: Any, result: Any) -> Held | None:
+    def end_all(self: JobBook, job: Any, result: Any) -> Held | None:
         for other in list(job.held.jobs):
             if other is not job:
                 end_job(self, other, JobResult())
         return end_job(self, job, result)
 
-    return mock.patch.object(Engine, "_end_job", end_all)
+    return mock.patch.object(JobBook, "_end", end_all)
 
 
 @_mutation
 def hear_attempts_that_were_given_up() -> AbstractContextManager[Any]:
-    finish = Engine.finish_job
+    finish = JobBook.finish
 
-    def finish_anyway(self: Engine, job: Any, result: Any) -> Held | None:
+    def finish_anyway(self: JobBook, job: Any, result: Any) -> Held | None:
         job.abandoned = False
         return finish(self, job, result)
 
-    return mock.patch.object(Engine, "finish_job", finish_anyway)
+    return mock.patch.object(JobBook, "finish", finish_anyway)
 
 
 @_mutation
@@ -241,13 +249,74 @@ def try_again_for_ever() -> AbstractContextManager[Any]:
 
 @_mutation
 def start_nothing_after_a_resize() -> AbstractContextManager[Any]:
-    def shrink_to_nothing(self: Engine, group: Any, workers: int) -> None:
+    def shrink_to_nothing(self: JobBook, group: Any, workers: int) -> None:
         group.workers = 0
 
-    return mock.patch.object(Engine, "resize", shrink_to_nothing)
+    return mock.patch.object(JobBook, "resize", shrink_to_nothing)
+
+
+@_mutation
+def hand_out_ahead_of_time_and_keep_silent() -> AbstractContextManager[Any]:
+    add_continues = _Session._add_continues
+
+    def add_without_time(self: _Session, response: Any) -> None:
+        add_continues(self, response)
+        for order in response.continues:
+            order.ClearField("wait_us")
+
+    return mock.patch.object(_Session, "_add_continues", add_without_time)
+
+
+@_mutation
+def hand_out_further_ahead_of_time_than_is_taken() -> AbstractContextManager[Any]:
+    open_session = Dispatcher._open
+
+    def open_far_ahead(self: Dispatcher, front_end_id: str, boot_epoch: int, connection: Any, ahead: float) -> Any:
+        return open_session(self, front_end_id, boot_epoch, connection, ahead + 0.1)
+
+    return _both(mock.patch.object(Dispatcher, "_open", open_far_ahead), _never_postponed())
+
+
+@_mutation
+def never_give_up_what_nobody_answers_for() -> AbstractContextManager[Any]:
+    return mock.patch.object(DeadlineWatch, "look", return_value=[])
 
 
 # The session
+
+
+@_mutation
+def do_not_wait_for_the_time_of_what_comes_ahead() -> AbstractContextManager[Any]:
+    receive = FrontEndSession._receive
+
+    def receive_now(self: FrontEndSession, response: Any) -> None:
+        for order in response.continues:
+            order.ClearField("wait_us")
+        receive(self, response)
+
+    return mock.patch.object(FrontEndSession, "_receive", receive_now)
+
+
+@_mutation
+def hand_on_what_was_cancelled_while_it_waited() -> AbstractContextManager[Any]:
+    release = EarlyContinues.release
+
+    def release_all(self: EarlyContinues) -> None:
+        with mock.patch.object(self, "_answer_of", return_value=None):
+            release(self)
+
+    return mock.patch.object(EarlyContinues, "release", release_all)
+
+
+@_mutation
+def leave_what_was_cancelled_while_it_waited_unanswered() -> AbstractContextManager[Any]:
+    release = EarlyContinues.release
+
+    def release_silently(self: EarlyContinues) -> None:
+        with mock.patch.object(self, "_on_answered"):
+            release(self)
+
+    return mock.patch.object(EarlyContinues, "release", release_silently)
 
 
 @_mutation
@@ -265,10 +334,18 @@ def submit_delivered_ones_again() -> AbstractContextManager[Any]:
     def everything(self: Outstanding) -> list[Any]:
         return list(self._entries)
 
-    def to_send(self: Outstanding, keys: Sequence[Any]) -> list[Any]:
-        return [self._entries[key].suspension for key in keys if key in self._entries]
+    to_send = Outstanding.to_send
 
-    return mock.patch.multiple(Outstanding, undelivered=everything, to_send=to_send)
+    def to_send_all(self: Outstanding, keys: Sequence[Any]) -> list[bytes]:
+        delivered = [entry for entry in self._entries.values() if entry.is_delivered]
+        for entry in delivered:
+            entry.is_delivered = False
+        encoded = to_send(self, keys)
+        for entry in delivered:
+            entry.is_delivered = True
+        return encoded
+
+    return mock.patch.multiple(Outstanding, undelivered=everything, to_send=to_send_all)
 
 
 @_mutation
@@ -279,7 +356,7 @@ def submit_nothing_again() -> AbstractContextManager[Any]:
 @_mutation
 def cancel_only_at_the_sidecar() -> AbstractContextManager[Any]:
     def cancel(self: FrontEndSession, key: Any) -> None:
-        self._cancels.append(key)
+        self._outbox.cancels.append(key)
         self._gatherer.wake()
 
     return mock.patch.object(FrontEndSession, "cancel", cancel)
@@ -296,3 +373,20 @@ def never_notice_silence() -> AbstractContextManager[Any]:
 @_mutation
 def ask_the_proxy_once() -> AbstractContextManager[Any]:
     return mock.patch.object(Bridge, "_resend", return_value=None)
+
+
+def _both(*patches: AbstractContextManager[Any]) -> AbstractContextManager[Any]:
+    stack = ExitStack()
+    for patch in patches:
+        stack.enter_context(patch)
+    return stack
+
+
+def _never_postponed() -> AbstractContextManager[Any]:
+    """Without the servicer's own second look at what comes too early."""
+
+    def send_continue(self: _Session, held: Held) -> None:
+        self._continues.append(held)
+        self._gatherer.hurry()
+
+    return mock.patch.object(_Session, "send_continue", send_continue)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, cast
 import grpc
 import grpc.aio
 
+from sipnap.client.frames import SessionFrame
+from sipnap.client.outstanding import seconds_of
 from sipnap.v1 import front_end_service_pb2 as wire
 from sipnap.v1 import suspension_pb2 as pb
 from tests.simulator.loop import Process, VirtualLoop
@@ -52,7 +54,7 @@ class Observer(Protocol):
     def cancelled(self, call: Call, key: Key) -> None:
         """A sidecar has said that a suspension is cancelled."""
 
-    def continued(self, call: Call, key: Key) -> None:
+    def continued(self, call: Call, key: Key, order: pb.Continue) -> None:
         """A sidecar has written a continue."""
 
 
@@ -111,6 +113,8 @@ class Call:
         """What serves it, at the other end."""
         self.frames: dict[int, list[Key]] = {}
         """The keys of each frame of suspends that the sidecar has read."""
+        self.ahead_seconds = 0.0
+        """How long before its time the session takes a continue, as it has said."""
         self._code: grpc.StatusCode | None = None
         self._details = ""
         self._trailing: tuple[tuple[str, Any], ...] = ()
@@ -125,13 +129,17 @@ class Call:
 
     # What the session calls
 
-    async def write(self, request: wire.SessionRequest) -> None:
+    async def write(self, frame: SessionFrame) -> None:
         if self._code is not None:
             raise asyncio.InvalidStateError("RPC already finished.")
+        data = frame.SerializeToString()
+        request = wire.SessionRequest.FromString(data)
+        if request.HasField("hello"):
+            self.ahead_seconds = seconds_of(request.hello.ahead)
         self._network.trace("%s → %s: %s", self.client.name, self.target, request)
         for suspension in request.suspends:
             self._network.observer.submitted(self.client, key_of(suspension.key))
-        self.up.send_bytes(request.SerializeToString())
+        self.up.send_bytes(data)
         await self._network.pause()
         while not self.down.is_cut and self.up.unread > self._network.window:
             await asyncio.sleep(0.05)
@@ -227,7 +235,7 @@ class ServerContext:
             if cancelled.outcome == pb.CANCEL_OUTCOME_CANCELLED:
                 observer.cancelled(call, key_of(cancelled.key))
         for continued in response.continues:
-            observer.continued(call, key_of(continued.key))
+            observer.continued(call, key_of(continued.key), continued)
 
     async def abort_with_status(self, status: Any) -> NoReturn:
         self.status = (status.code, status.details, status.trailing_metadata)
@@ -236,15 +244,16 @@ class ServerContext:
     def __aiter__(self) -> ServerContext:
         return self
 
-    async def __anext__(self) -> wire.SessionRequest:
+    async def __anext__(self) -> SessionFrame:
         while not self._call.up.arrived:
             await self._call.up.wait()
-        request = wire.SessionRequest.FromString(self._call.up.take())
+        data = self._call.up.take()
+        request = wire.SessionRequest.FromString(data)
         if request.suspends:
             self._call.frames[request.frame_number] = [key_of(suspension.key) for suspension in request.suspends]
-        if request.results:
+        if request.results or request.applied:
             self._network.observer.step("result")
-        return request
+        return SessionFrame.FromString(data)
 
 
 class Network:

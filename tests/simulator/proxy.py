@@ -22,6 +22,7 @@ EARLY_TOLERANCE_SECONDS = 1e-6
 
 _GATE_SECONDS = 3.0
 _REQUEST = re.compile(rb"NAP sip:(?:([0-9]+)\.(-?[0-9]+)\.([0-9]+)\.([0-9]+)\.([a-z_]+)@(?:plain|full)|(\S+)@gate) ")
+_BATCH = re.compile(rb"NAP sip:(([-0-9.]+)\.([0-9]+)\.ok((?:/[-0-9.]+)+))@batch ")
 
 
 class State(enum.Enum):
@@ -104,6 +105,7 @@ class Proxy:
         self._again_share = random.choice([0.0, 0.2])
         self._deadline_share = random.choice([0.0, 0.0, 0.3])
         self._longest_seconds = random.choice([0.3, 2.0, 6.0])
+        self._most_in_batch = random.choice([0, 2, 32, 32])
         self._loop = loop
         self._random = random
         self._network = network
@@ -167,17 +169,37 @@ class Proxy:
         if not self.is_up:
             return
         match = _REQUEST.match(request)
+        if match is None and (batch := _BATCH.match(request)) is not None:
+            self._receive_batch(*batch.groups())
+            return
         if match is None:
             self._violate(f"the proxy cannot read {request!r}")
             return
         index, label, nap_number, epoch, status, gate = match.groups()
         if gate is not None:
             self._gate_until_seconds = self._loop.time() + (_GATE_SECONDS if gate.startswith(b"open") else 0.0)
-            self._answer(200, gate)
+            self._answer(200, gate + b".%d" % self._most_in_batch if self._most_in_batch else gate)
             return
         nap = self.naps.get((int(epoch), int(index), int(label) % 2**32, int(nap_number)))
         is_applied = nap is not None and self._resume(nap, status.decode())
         self._answer(200 if is_applied else 481, b"%s.%s.%s.%s.%s" % (index, label, nap_number, epoch, status))
+        self._go_on(nap, is_applied=is_applied)
+
+    def _receive_batch(self, user: bytes, first: bytes, epoch: bytes, others: bytes) -> None:
+        naps: list[tuple[Nap | None, bool]] = []
+        for name in (first, *others[1:].split(b"/")):
+            index, label, nap_number = map(int, name.split(b"."))
+            nap = self.naps.get((int(epoch), index, label % 2**32, nap_number))
+            naps.append((nap, nap is not None and self._resume(nap, "ok")))
+        if not 1 < len(naps) <= self._most_in_batch:
+            self._violate(f"a batch of {len(naps)}, where {self._most_in_batch} are the most")
+        results = b" ".join(b"200" if is_applied else b"481" for _, is_applied in naps)
+        self._send(b"SN1 B %d %s %s" % (self.boot_epoch, results, user), may_double=True)
+        for nap, is_applied in naps:
+            self._go_on(nap, is_applied=is_applied)
+
+    def _go_on(self, nap: Nap | None, *, is_applied: bool) -> None:
+        """What a transaction does that was resumed: some nap again."""
         if is_applied and nap is not None and not self.is_closing and self._random.random() < self._again_share:
             _, again_index, again_label, again_number = nap.key
             self._suspend(again_index, again_label, again_number + 1, nap.call_id)

@@ -15,16 +15,18 @@ from unittest import mock
 
 import grpc.aio
 
+from sipnap.client import outbox as outbox_module
 from sipnap.client import session as session_module
 from sipnap.shim.kamailio import bridge as bridge_module
 from sipnap.sidecar import dispatcher as dispatcher_module
 from sipnap.sidecar import recovery as recovery_module
 from sipnap.sidecar.services import front_end as front_end_module
+from sipnap.v1 import suspension_pb2 as pb
 from tests.simulator.faults import Faults
 from tests.simulator.journal import Disk
 from tests.simulator.loop import START_SECONDS, NeverEnding, Process, VirtualLoop
 from tests.simulator.network import Call, Key, Network
-from tests.simulator.proxy import Nap, Proxy, State
+from tests.simulator.proxy import EARLY_TOLERANCE_SECONDS, Nap, Proxy, State
 from tests.simulator.shim import SimulatedShim
 from tests.simulator.sidecar import SimulatedSidecar
 from tests.simulator.work import Workload
@@ -255,8 +257,14 @@ class _Run:
         assert call.sidecar is not None
         self._cancelled.add((call.sidecar.memory, key))
 
-    def continued(self, call: Call, key: Key) -> None:
+    def continued(self, call: Call, key: Key, order: pb.Continue) -> None:
         assert call.sidecar is not None
+        nap, wait_seconds = self._proxy.naps[key], order.wait_us * 1e-6
+        early_seconds = nap.due_seconds - (self._loop.time() + wait_seconds)
+        if order.status == pb.CONTINUE_STATUS_OK and not nap.operations and early_seconds > EARLY_TOLERANCE_SECONDS:
+            self._violate(f"{nap} was continued {early_seconds:.6f} s earlier than its continue says")
+        if wait_seconds > call.ahead_seconds + 2 * EARLY_TOLERANCE_SECONDS:
+            self._violate(f"{nap} was continued {wait_seconds:.6f} s ahead of its time, more than the session takes")
         if (call.sidecar.memory, key) in self._cancelled:
             self._violate(f"{self._proxy.naps[key]} was continued by a sidecar that had said it was cancelled")
         if key not in call.sidecar.disk.ever:
@@ -313,8 +321,11 @@ def _virtual(loop: VirtualLoop, seed: int) -> Iterator[None]:
     with (
         mock.patch.object(session_module, "random", Random(seed)),
         mock.patch.object(recovery_module, "time", SimpleNamespace(monotonic=loop.time)),
-        mock.patch.object(session_module, "_MOST_ENTRIES_PER_MESSAGE", random.choice([1, 3, 128])),
+        mock.patch.object(outbox_module, "_MOST_ENTRIES_PER_MESSAGE", random.choice([1, 3, 128])),
+        mock.patch.object(session_module, "AHEAD_SECONDS", random.choice([0.0, 0.02, 0.02, 0.3])),
         mock.patch.object(front_end_module, "_MOST_CONTINUES_PER_MESSAGE", random.choice([1, 3, 512])),
+        mock.patch.object(front_end_module, "_MANY_SENT", random.choice([0, 10_000])),
+        mock.patch.object(bridge_module, "_DATAGRAMS_PER_TURN", random.choice([1, 256])),
         mock.patch.object(dispatcher_module, "_MOST_TIMERS_PER_TURN", random.choice([1, 3, 2000])),
     ):
         yield

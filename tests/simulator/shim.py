@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from sipnap.client.keys import SuspensionKey
-from sipnap.client.outstanding import set_duration
+from sipnap.client import keys
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio.bridge import Address, Bridge
 from sipnap.v1 import suspension_pb2 as pb
 from tests.simulator.loop import PROCESS, Process, VirtualLoop
-from tests.simulator.network import Key, Network, as_call
+from tests.simulator.network import Key, Network, as_call, key_of
 from tests.simulator.proxy import EARLY_TOLERANCE_SECONDS, Proxy, State
 from tests.simulator.work import Workload
 
@@ -38,6 +37,11 @@ class SimulatedSocket:
         self._arrived: deque[bytes] = deque()
         self._reader: Callable[[], object] | None = None
         self._context: Context | None = None
+        self._wake_up: asyncio.Handle | None = None
+        self._is_closed = False
+
+    def fileno(self) -> int:
+        return -1 if self._is_closed else 3
 
     def send(self, data: bytes) -> int:
         if self._process.is_alive:
@@ -50,18 +54,33 @@ class SimulatedSocket:
         return self._arrived.popleft()[:most]
 
     def close(self) -> None:
-        self._reader = None
+        self.watch(None)
+        self._is_closed = True
 
     def arrive(self, data: bytes) -> None:
         """A datagram is there."""
         if self._process.is_alive:
             self._arrived.append(data)
-            if self._reader is not None:
-                self._shim.loop.call_soon(self._reader, context=self._context)
+            self._notice()
 
     def watch(self, reader: Callable[[], object] | None) -> None:
         """What `add_reader` and `remove_reader` do."""
+        if self._wake_up is not None:
+            self._wake_up.cancel()
+            self._wake_up = None
         self._reader, self._context = reader, copy_context()
+        self._notice()
+
+    def _notice(self) -> None:
+        """As long as something is there to be read, the reader is called, once in each turn of the loop."""
+        if self._arrived and self._reader is not None and self._wake_up is None:
+            self._wake_up = self._shim.loop.call_soon(self._read, context=self._context)
+
+    def _read(self) -> None:
+        self._wake_up = None
+        if self._reader is not None:
+            self._reader()
+        self._notice()
 
 
 class SimulatedSession(FrontEndSession):
@@ -87,38 +106,47 @@ class SimulatedSession(FrontEndSession):
         call: Any = self._call
         return call.target if self._connected.is_set() and call is not None else ""
 
-    def suspend(self, suspension: pb.Suspension) -> None:
-        key = suspension.key
-        nap = self._shim.proxy.naps[key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number]
-        suspension.operations.extend(nap.operations)
-        if nap.deadline_seconds is not None:
-            set_duration(suspension.deadline, nap.deadline_seconds)
+    def suspend_encoded(
+        self,
+        key: keys.Key,
+        encoded: bytes,
+        route: str,
+        delay_seconds: float,
+        deadline_seconds: float | None = None,
+        *,
+        is_urgent: bool = False,
+    ) -> None:
+        nap = self._shim.proxy.naps[key[1:]]
         if self._process.is_alive:
             nap.taken_by, nap.taken_seconds = self._process.name, self._loop.time()
-        super().suspend(suspension)
+        # The bridge gives neither; here some naps have them. One message after the other is the same as both in one.
+        assert deadline_seconds is None
+        encoded += pb.Suspension(operations=nap.operations).SerializeToString()
+        is_urgent = is_urgent or bool(nap.operations)
+        super().suspend_encoded(key, encoded, route, delay_seconds, nap.deadline_seconds, is_urgent=is_urgent)
 
-    def cancel(self, key: SuspensionKey) -> None:
+    def cancel(self, key: keys.Key) -> None:
         self._cancelled_seconds[key[1:]] = self._loop.time()
         super().cancel(key)
 
-    def answer(self, key: SuspensionKey, outcome: pb.ContinueOutcome) -> None:
+    def answer(self, key: keys.Key, outcome: pb.ContinueOutcome) -> None:
         nap = self._shim.proxy.naps[key[1:]]
         if outcome == pb.CONTINUE_OUTCOME_GONE and nap.state is State.WAITING and self._process.is_alive:
             nap.is_given_up = True
         super().answer(key, outcome)
 
-    async def batches(self) -> AsyncIterator[list[pb.Continue]]:
-        async for batch in super().batches():
+    def on_continues(self, callback: Callable[[Sequence[tuple[keys.Key, pb.Continue]]], None]) -> None:
+        def check_and_hand_on(continues: Sequence[tuple[keys.Key, pb.Continue]]) -> None:
             if self._process.is_alive:
-                for received in batch:
-                    self._check(received)
-            yield batch
+                for key, received in continues:
+                    self._check(key[1:], received)
+            callback(continues)
 
-    def _check(self, received: pb.Continue) -> None:
-        key = (
-            received.key.boot_epoch, received.key.transaction_index, received.key.transaction_label,
-            received.key.nap_number,
-        )  # fmt: skip
+        super().on_continues(check_and_hand_on)
+
+    def _check(self, key: Key, received: pb.Continue) -> None:
+        if key_of(received.key) != key:
+            self._shim.violate(f"{received} was handed to the shim under the key {key}")
         nap, now, violate = self._shim.proxy.naps[key], self._loop.time(), self._shim.violate
         self._shim.network.trace("%s hands on %s", self._process.name, received)
         if (self._process.name, key) in self._shim.delivered:
@@ -138,7 +166,8 @@ class SimulatedSession(FrontEndSession):
             "outstanding": len(table),
             "deadlines": len(table._by_deadline),
             "delivered": len(table._unknown_delivered),
-            "to submit": len(self._suspends),
+            "to submit": len(self._outbox.suspends),
+            "waiting for their time": len(self._early),
         }
         return ", ".join(f"{count} {what}" for what, count in left.items() if count)
 
@@ -237,6 +266,6 @@ class SimulatedShim:
         session, bridge = self.session, self._bridge
         if session is None or bridge is None:
             return "it did not come back"
-        left = {"naps": len(bridge._naps), "to cancel": len(bridge._cancellable), "sent": len(bridge._sent)}
+        left = {"naps": len(bridge._naps), "to cancel": len(bridge._by_call_id), "sent": len(bridge._sent)}
         texts = [f"{count} {what}" for what, count in left.items() if count]
         return ", ".join(filter(None, [session.left_over(), *texts]))

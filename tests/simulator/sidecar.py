@@ -138,7 +138,7 @@ class SimulatedSidecar:
         process, dispatcher = self.process, self._dispatcher
         if process is not None and dispatcher is not None and not process.is_stopped:
             self._network.trace("%s: %d workers in group %s", process.name, workers, group_name)
-            group = dispatcher.engine.groups[group_name]
+            group = dispatcher.engine.jobs.groups[group_name]
             process.context.copy().run(dispatcher.resize, group, workers)
 
     def accept(self, call: Call) -> bool:
@@ -191,7 +191,7 @@ class SimulatedSidecar:
         left = engine.held_count, engine.continuing_count, len(engine.timers), len(self.disk.entries)
         if any(left):
             self._violate(f"{self.name}: left over: held %d, continuing %d, timers %d, in the journal %d" % left)
-        for group in engine.groups.values():
+        for group in engine.jobs.groups.values():
             waiting = group.queued, group.max_queued + max(0, group.workers - len(group.running)) - group.room
             if any(waiting):
                 self._violate(f"{self.name}: group {group.name}: left over: queued %d, places kept %d" % waiting)

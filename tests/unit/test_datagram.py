@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipnap.client.operations import arguments_of
+from sipnap.client.request_head import RequestName, call_id_of, complete, head_of
 from sipnap.shim.kamailio import datagram
 from sipnap.shim.kamailio.datagram import (
     Answer,
     Cancel,
     DatagramError,
-    RequestName,
     Suspend,
     Task,
     UnreadableRequest,
@@ -40,28 +40,16 @@ def suspended(request: bytes, *, uri: bytes = b"sip:bob@192.0.2.9", avps: bytes 
     return LINE % len(request) + avps + b"\n" + request + values + uri
 
 
-def read_state(request: bytes) -> dict[str, bytes]:
-    """From, To, Call-ID and branch as read."""
-    read = datagram.read(suspended(request))
-    assert isinstance(read, Suspend)
-    state = read.suspension.state
-    return {
-        "from": getattr(state, "from"),
-        "to": state.to,
-        "call_id": state.call_id,
-        "via_branch": state.via_branch,
-    }
-
-
 def test_all_of_it() -> None:
     read = datagram.read(suspended(message(), avps=b" tenant:5 unset: empty:0 n:2", values=b"a b:\n42"))
     assert isinstance(read, Suspend)
-    suspension, request = read
-    key, state = suspension.key, suspension.state
+    suspension, call_id, delay_ms = read
+    key, state = suspension.key, complete(suspension.state)
     assert (key.boot_epoch, key.transaction_index, key.transaction_label) == (1_700_000_000, 12345, 4_000_000_000)
     assert (key.nap_number, key.front_end_id) == (2, "")
     assert suspension.resume_route == "RESUME"
-    assert (suspension.delay.seconds, suspension.delay.nanos) == (2, 500_000_000)
+    assert delay_ms == 2500
+    assert not suspension.HasField("delay"), "it changes until it is sent"
     assert state.method == b"INVITE"
     assert state.request_uri == b"sip:bob@192.0.2.9"
     assert getattr(state, "from") == HEADERS[b"From"]
@@ -70,77 +58,29 @@ def test_all_of_it() -> None:
     assert (state.source_ip, state.source_port) == ("192.0.2.7", 5062)
     assert [(avp.name, avp.text) for avp in state.avps] == [("tenant", b"a b:\n"), ("empty", b""), ("n", b"42")]
     assert state.raw_request == b""
-    assert request == RequestName(b"abc@192.0.2.7", 7, b"z9hG4bK-1")
+    assert call_id == b"abc@192.0.2.7"
 
 
 def test_the_raw_request_if_asked_for() -> None:
     read = datagram.read(suspended(message()), ship_raw_request=True)
     assert isinstance(read, Suspend)
     assert read.suspension.state.raw_request == message()
-
-
-def test_compact_names() -> None:
-    names = {b"Via": b"v", b"From": b"f", b"To": b"T", b"Call-ID": b"i"}
-    assert read_state(message(names=names)) == read_state(message())
+    assert not read.suspension.state.head, "it is in there"
+    assert read.call_id == b"abc@192.0.2.7"
 
 
 @pytest.mark.parametrize(
-    "names", [{b"From": b"FROM", b"Via": b"vIA", b"CSeq": b"cSEQ"}, {b"To": b"To \t", b"Via": b"v "}]
+    "request_",
+    [message(), message().replace(b"\r\n", b"\n"), b"\r\n" + message(), message({b"To": None}), b"", b"\x00 no SIP"],
 )
-def test_case_and_blanks_of_names(names: dict[bytes, bytes]) -> None:
-    assert read_state(message(names=names)) == read_state(message())
-
-
-def test_bare_line_feeds() -> None:
-    assert read_state(message().replace(b"\r\n", b"\n")) == read_state(message())
-
-
-def test_empty_lines_before_the_request_line() -> None:
-    assert read_state(b"\r\n\r\n" + message()) == read_state(message())
-
-
-@pytest.mark.parametrize(
-    ("folded", "value"),
-    [
-        (b'"a"\r\n <sip:a@b>', b'"a" <sip:a@b>'),
-        (b'"a"\r\n\t  <sip:a@b>\r\n ;tag=1', b'"a" <sip:a@b> ;tag=1'),
-        (b"\r\n <sip:a@b>  \t", b"<sip:a@b>"),
-        (b"<sip:a@b>\n ;tag=1", b"<sip:a@b> ;tag=1"),
-        (b"<sip:a@b>\r\n ", b"<sip:a@b>"),
-    ],
-)
-def test_folded_lines(folded: bytes, value: bytes) -> None:
-    assert read_state(message({b"From": folded}))["from"] == value
-
-
-@pytest.mark.parametrize(
-    ("via", "branch"),
-    [
-        (b"SIP/2.0/UDP h;branch=z1", b"z1"),
-        (b"SIP/2.0/UDP h ; BRANCH = z1 ; rport", b"z1"),
-        (b"SIP/2.0/UDP h;branch=z1, SIP/2.0/UDP h2;branch=z2", b"z1"),
-        (b"SIP/2.0/UDP h;branch=z1,SIP/2.0/UDP h2;branch=z2", b"z1"),
-        (b"SIP/2.0/UDP h, SIP/2.0/UDP h2;branch=z2", b""),
-        (b'SIP/2.0/UDP h;x="a,b;branch=no";branch=z1', b"z1"),
-        (b'SIP/2.0/UDP h;x="a\\";branch=no";branch=z1', b"z1"),
-        (b"SIP/2.0/UDP [2001:db8::1]:5060;received=192.0.2.1;branch=z1\r\n ;rport", b"z1"),
-        (b"SIP/2.0/UDP h;branch=z1\r\nVia: SIP/2.0/UDP h2;branch=z2", b"z1"),
-        (b"SIP/2.0/UDP h;mybranch=no;branch=z1", b"z1"),
-        (b"SIP/2.0/UDP h", b""),
-    ],
-)
-def test_branch_of_the_topmost_via(via: bytes, branch: bytes) -> None:
-    assert read_state(message({b"Via": via}))["via_branch"] == branch
-
-
-def test_headers_in_the_body_are_none() -> None:
-    request = message({b"To": None})[: -len(b"v=0\n")] + b"To: <sip:body@h>\r\n\r\n"
-    with pytest.raises(UnreadableRequest, match="without To"):
-        datagram.read(suspended(request))
-
-
-def test_the_first_of_each_counts() -> None:
-    assert read_state(message({b"To": b"<sip:one@h>\r\nTo: <sip:two@h>"}))["to"] == b"<sip:one@h>"
+def test_the_head_goes_as_it_is(request_: bytes) -> None:
+    """What nobody has to read is not read; the body stays here."""
+    read = datagram.read(suspended(request_))
+    assert isinstance(read, Suspend)
+    assert read.suspension.state.head == head_of(request_)
+    assert b"v=0" not in read.suspension.state.head
+    assert read.call_id == call_id_of(head_of(request_))
+    assert read.suspension.state.request_uri == b"sip:bob@192.0.2.9"
 
 
 HOSTILE_VALUE = st.binary(min_size=1, max_size=300).map(lambda value: value.translate(None, b"\r\n").strip(b" \t"))
@@ -151,7 +91,8 @@ def test_any_bytes_come_through(from_value: bytes, call_id: bytes, to_value: byt
     request = message({b"From": from_value, b"Call-ID": call_id, b"To": to_value})
     read = datagram.read(suspended(request, uri=uri))
     assert isinstance(read, Suspend)
-    state = read.suspension.state
+    assert read.call_id == call_id
+    state = complete(read.suspension.state)
     assert (getattr(state, "from"), state.call_id, state.to, state.request_uri) == (from_value, call_id, to_value, uri)
     assert (state.cseq, state.via_branch) == (7, b"z9hG4bK-1")
     assert read.suspension.resume_route == "RESUME"
@@ -195,19 +136,9 @@ def test_malformed_lines(line: bytes) -> None:
     assert not isinstance(caught.value, UnreadableRequest)
 
 
-@pytest.mark.parametrize(
-    ("request_", "why"),
-    [
-        (b"", "no SIP request"),
-        (b"\x00\x01\x02", "no SIP request"),
-        (message({b"CSeq": b"x INVITE"}), "no CSeq"),
-        (message({b"CSeq": b"2147483648 INVITE"}), "no CSeq"),
-        (message({b"Via": None, b"From": None}), "without Via, From"),
-    ],
-)
-def test_what_is_no_request_can_still_be_resumed(request_: bytes, why: str) -> None:
-    with pytest.raises(UnreadableRequest, match=why) as caught:
-        datagram.read(suspended(request_, uri=b""))
+def test_what_is_cut_off_can_still_be_resumed() -> None:
+    with pytest.raises(UnreadableRequest, match="cut off") as caught:
+        datagram.read(suspended(message(), uri=b"")[:-1])
     suspension = caught.value.suspension
     assert (suspension.key.transaction_index, suspension.key.nap_number, suspension.resume_route) == (
         12345,
@@ -215,6 +146,13 @@ def test_what_is_no_request_can_still_be_resumed(request_: bytes, why: str) -> N
         "RESUME",
     )
     assert not suspension.HasField("state")
+
+
+@pytest.mark.parametrize(("cancel", "why"), [(b"", "no SIP request"), (message({b"CSeq": None}), "without CSeq")])
+def test_a_cancel_that_cannot_be_read(cancel: bytes, why: str) -> None:
+    with pytest.raises(DatagramError, match=f"a CANCEL: .*{why}") as caught:
+        datagram.read(b"SN1 C 1700000000\n" + cancel)
+    assert not isinstance(caught.value, UnreadableRequest)
 
 
 def test_an_avp_that_claims_more_than_there_is() -> None:
@@ -258,11 +196,11 @@ def test_operations() -> None:
     assert arguments_of(first.arguments) == {"template": b"route", "number": b"+49 30", "empty": b""}
     assert (second.name, second.group, second.prefix, list(second.arguments)) == ("enum", "", "2_", [])
     assert (third.name, third.group, third.prefix, list(third.arguments)) == ("third", "", "3_", [])
-    state = read.suspension.state
+    state = complete(read.suspension.state)
     assert (state.call_id, state.request_uri) == (b"abc@192.0.2.7", b"sip:bob@192.0.2.9")
     assert [(avp.name, avp.text) for avp in state.avps] == [("tenant", b"a b:\n")]
     assert read.suspension.key.nap_number == 2
-    assert (read.suspension.delay.seconds, read.suspension.delay.nanos) == (2, 500_000_000)
+    assert (read.call_id, read.delay_ms) == (b"abc@192.0.2.7", 2500)
 
 
 @given(value=st.binary(max_size=200), name=st.from_regex(r"[A-Za-z0-9_]{1,64}", fullmatch=True))
@@ -313,9 +251,11 @@ def test_malformed_names_of_operations(name: bytes, group: bytes) -> None:
 
 
 def test_operations_on_what_is_no_request() -> None:
-    with pytest.raises(UnreadableRequest, match="no SIP request") as caught:
-        datagram.read(asked(b"op", b"a=1", b"", request=b""))
-    assert caught.value.code == "unreadable"
+    """They may need nothing of it; those that do see that there is nothing."""
+    read = datagram.read(asked(b"op", b"a=1", b"", request=b"no SIP"))
+    assert isinstance(read, Suspend)
+    assert complete(read.suspension.state).call_id == b""
+    assert [operation.name for operation in read.suspension.operations] == ["op"]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ class Bench:
         return held
 
     def take(self) -> Job | None:
-        return self.engine.take_job(self.group)
+        return self.engine.jobs.take(self.group)
 
     def due(self) -> list[Held]:
         return self.engine.pop_due(1000).continues
@@ -282,7 +282,7 @@ def test_an_operation_continues_as_soon_as_it_has_ended(bench: Bench) -> None:
     held = bench.accept(nap(1, 5.0, operations=("lookup",)))
     job = bench.take()
     assert job is not None
-    assert bench.engine.finish_job(job, JobResult(values=(b"found",))) is held
+    assert bench.engine.jobs.finish(job, JobResult(values=(b"found",))) is held
     assert (held.phase, held.status, held.values) == (Phase.CONTINUING, Status.OK, (b"found",))
     assert not bench.group.running
 
@@ -294,8 +294,8 @@ def test_an_operation_that_takes_too_long_times_out(bench: Bench) -> None:
     bench.clock.advance(5.0)
     assert bench.due() == [held]
     assert held.status is Status.TIMED_OUT
-    assert bench.engine.take_stopped_jobs() == [job]
-    assert bench.engine.finish_job(job, JobResult()) is None, "too late to be heard"
+    assert bench.engine.jobs.take_stopped() == [job]
+    assert bench.engine.jobs.finish(job, JobResult()) is None, "too late to be heard"
     assert held.status is Status.TIMED_OUT
 
 
@@ -305,7 +305,7 @@ def test_a_cancel_stops_the_operation_and_skips_the_queued(bench: Bench) -> None
     assert job is not None
     for held in (running, queued):
         assert bench.engine.cancel("kamailio", held.key) is CancelOutcome.CANCELLED
-    assert bench.engine.take_stopped_jobs() == [job]
+    assert bench.engine.jobs.take_stopped() == [job]
     assert bench.group.queued == 0
     assert bench.take() is None
 
@@ -367,8 +367,8 @@ class EngineMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.bench.front_end.held)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(list(self.bench.front_end.held)))
-        phase = self.bench.front_end.held[key].phase
+        key = data.draw(st.sampled_from([held.key for held in self.bench.front_end.held.values()]))
+        phase = self.bench.front_end.held[key.pack()].phase
         outcome = self.engine.cancel("kamailio", key)
         if phase is Phase.CONTINUING:
             assert outcome is CancelOutcome.CONTINUING
@@ -379,7 +379,7 @@ class EngineMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.bench.front_end.continuing)
     @rule(data=st.data(), outcome=st.sampled_from(list(Outcome)))
     def settle(self, data: st.DataObject, outcome: Outcome) -> None:
-        key = data.draw(st.sampled_from(list(self.bench.front_end.continuing)))
+        key = data.draw(st.sampled_from([held.key for held in self.bench.front_end.continuing.values()]))
         assert self.engine.settle(self.bench.front_end, key, outcome) is self.fired[key]
 
     @rule()
@@ -391,11 +391,17 @@ class EngineMachine(RuleBasedStateMachine):
     def nothing_is_left_over(self) -> None:
         self.ended += [held.key for held in self.engine.take_ended()]
         assert len(set(self.ended)) == len(self.ended), "ends once"
-        held = self.bench.front_end.held
+        held = {one.key: one for one in self.bench.front_end.held.values()}
         assert not set(held) & set(self.ended)
         assert set(self.accepted) <= set(held) | set(self.ended), "accepted means kept until it ends"
         live = [entry for entry in held.values() if entry.phase is not Phase.COMMITTING]
-        assert len(self.engine.timers) == len(live), "whatever is held has a timer"
+        timed = [entry for entry in live if entry.timer_sequence] + [
+            entry for entry in (self.engine._deadlines,) if entry.timer_sequence
+        ]
+        assert len(self.engine.timers) == len(timed)
+        assert all(entry.timer_sequence or entry in self.engine._deadlines for entry in live), (
+            "somebody looks after each"
+        )
         assert self.bench.front_end.committing == len(held) - len(live)
         assert self.engine.pending_count + self.engine.continuing_count == len(live)
 

@@ -64,7 +64,7 @@ class Bench:
         return caught.value
 
     def take(self, group: WorkerGroup | None = None) -> Job:
-        job = self.engine.take_job(group or self.group)
+        job = self.engine.jobs.take(group or self.group)
         assert job is not None
         return job
 
@@ -87,9 +87,9 @@ def test_several_operations_run_at_once_and_continue_together(bench: Bench) -> N
     held = bench.accept("lookup", "patient")
     first, second = bench.take(), bench.take()
     assert {first.operation, second.operation} == {"lookup", "patient"}
-    assert bench.engine.finish_job(second, JobResult(values=(b"2a", b"2b"))) is None
+    assert bench.engine.jobs.finish(second, JobResult(values=(b"2a", b"2b"))) is None
     assert held.phase is Phase.PENDING
-    assert bench.engine.finish_job(first, JobResult(values=(b"1",))) is held
+    assert bench.engine.jobs.finish(first, JobResult(values=(b"1",))) is held
     assert (held.status, held.error, held.error_code) == (Status.OK, "", "")
     assert held.values == (b"1", b"2a", b"2b"), "in the order of the request"
 
@@ -97,8 +97,8 @@ def test_several_operations_run_at_once_and_continue_together(bench: Bench) -> N
 def test_what_failed_is_named_and_the_rest_is_delivered(bench: Bench) -> None:
     held = bench.accept("lookup", "patient")
     first, second = bench.take(), bench.take()
-    bench.engine.finish_job(first, GOOD)
-    assert bench.engine.finish_job(second, BROKEN) is held
+    bench.engine.jobs.finish(first, GOOD)
+    assert bench.engine.jobs.finish(second, BROKEN) is held
     assert (held.status, held.error, held.error_code) == (Status.FAILED, "patient: it broke", "broken")
     assert held.values == (b"good",)
 
@@ -106,15 +106,15 @@ def test_what_failed_is_named_and_the_rest_is_delivered(bench: Bench) -> None:
 def test_the_first_in_the_request_that_failed_gives_the_code(bench: Bench) -> None:
     held = bench.accept("lookup", "lookup")
     first, second = bench.take(), bench.take()
-    bench.engine.finish_job(second, BROKEN)
-    bench.engine.finish_job(first, JobResult("no_answer", "nobody there"))
+    bench.engine.jobs.finish(second, BROKEN)
+    bench.engine.jobs.finish(first, JobResult("no_answer", "nobody there"))
     assert (held.error_code, held.error) == ("no_answer", "lookup: nobody there; lookup: it broke")
 
 
 def test_the_naps_own_time_bounds_all(bench: Bench) -> None:
     held = bench.accept("lookup", "lookup", OperationRequest("lookup", "other"), "lookup", seconds=5.0)
     done, running = bench.take(), bench.take()
-    bench.engine.finish_job(done, GOOD)
+    bench.engine.jobs.finish(done, GOOD)
     bench.group.workers = 1  # so that the fourth waits for ever
     assert bench.pass_time(5.0) == [held]
     assert (held.status, held.error_code, held.values) == (Status.TIMED_OUT, TIMEOUT, (b"good",))
@@ -123,8 +123,8 @@ def test_the_naps_own_time_bounds_all(bench: Bench) -> None:
         "lookup: no worker of group 'other' was free within the nap's 5 s; "
         "lookup: no worker of group 'default' was free within the nap's 5 s"
     )
-    assert bench.engine.take_stopped_jobs() == [running]
-    assert bench.engine.finish_job(running, GOOD) is None, "too late to be heard"
+    assert bench.engine.jobs.take_stopped() == [running]
+    assert bench.engine.jobs.finish(running, GOOD) is None, "too late to be heard"
     assert held.values == (b"good",)
     assert (bench.group.queued, bench.other.queued) == (0, 0)
     assert (bench.group.timed_out, bench.other.timed_out, bench.group.succeeded) == (2, 1, 1)
@@ -132,7 +132,7 @@ def test_the_naps_own_time_bounds_all(bench: Bench) -> None:
 
 def test_a_nap_of_which_something_failed_before_its_time_has_timed_out_nevertheless(bench: Bench) -> None:
     held = bench.accept("lookup", "lookup", seconds=5.0)
-    bench.engine.finish_job(bench.take(), BROKEN)
+    bench.engine.jobs.finish(bench.take(), BROKEN)
     bench.take()
     bench.pass_time(5.0)
     assert (held.status, held.error_code) == (Status.TIMED_OUT, TIMEOUT)
@@ -175,24 +175,24 @@ def test_an_attempt_that_takes_too_long_is_stopped_and_made_again(bench: Bench) 
     first = bench.take()
     assert first.ends_seconds == bench.clock() + 1.0
     assert bench.pass_time(0.999) == []
-    assert bench.engine.take_stopped_jobs() == []
+    assert bench.engine.jobs.take_stopped() == []
     bench.pass_time(0.001)
-    assert bench.engine.take_stopped_jobs() == [first]
-    assert bench.engine.finish_job(first, GOOD) is None, "its answer comes too late"
+    assert bench.engine.jobs.take_stopped() == [first]
+    assert bench.engine.jobs.finish(first, GOOD) is None, "its answer comes too late"
     assert held.phase is Phase.PENDING
     assert bench.group.take(0.0) is None, "not before its pause is over"
     bench.pass_time(0.25)
     second = bench.take()
     assert (second.attempt, second is first) == (2, False)
     bench.pass_time(1.0)
-    bench.engine.finish_job(second, GOOD)
+    bench.engine.jobs.finish(second, GOOD)
     bench.pass_time(0.499)
-    assert bench.engine.take_job(bench.group) is None, "the pause doubles"
+    assert bench.engine.jobs.take(bench.group) is None, "the pause doubles"
     bench.pass_time(0.001)
     third = bench.take()
     assert bench.pass_time(1.0) == [held]
     assert (held.status, held.error_code, held.error) == (Status.TIMED_OUT, TIMEOUT, "patient: took longer than 1 s")
-    assert bench.engine.take_stopped_jobs() == [second, third]
+    assert bench.engine.jobs.take_stopped() == [second, third]
     assert (bench.group.retried, bench.group.timed_out, bench.group.failed) == (2, 1, 0)
 
 
@@ -215,18 +215,18 @@ def test_an_attempt_made_in_time_leaves_no_timer(bench: Bench) -> None:
     assert len(bench.engine.timers) == 1
     job = bench.take()
     assert len(bench.engine.timers) == 2
-    assert bench.engine.finish_job(job, GOOD) is held
+    assert bench.engine.jobs.finish(job, GOOD) is held
     assert len(bench.engine.timers) == 1
 
 
 def test_a_failure_says_when_it_is_worth_another_attempt(bench: Bench) -> None:
     held = bench.accept("patient")
-    assert bench.engine.finish_job(bench.take(), AGAIN) is None
+    assert bench.engine.jobs.finish(bench.take(), AGAIN) is None
     assert (bench.group.queued, bench.group.running) == (0, set())
     bench.pass_time(0.499)
-    assert bench.engine.take_job(bench.group) is None
+    assert bench.engine.jobs.take(bench.group) is None
     bench.pass_time(0.001)
-    assert bench.engine.finish_job(bench.take(), GOOD) is held
+    assert bench.engine.jobs.finish(bench.take(), GOOD) is held
     assert held.status is Status.OK
     assert (bench.group.retried, bench.group.succeeded, bench.group.failed) == (1, 1, 0)
 
@@ -253,7 +253,7 @@ def test_as_many_attempts_as_the_policy_says(
         made += 1
         job = bench.take(group)
         assert job.attempt == made
-        bench.engine.finish_job(job, result)
+        bench.engine.jobs.finish(job, result)
         bench.pass_time(0.5)
     assert made == attempts
     assert (held.status, held.error_code) == (Status.FAILED, result.error_code)
@@ -261,14 +261,14 @@ def test_as_many_attempts_as_the_policy_says(
 
 def test_no_attempt_that_the_naps_time_does_not_last_for(bench: Bench) -> None:
     held = bench.accept("patient", seconds=0.5)
-    assert bench.engine.finish_job(bench.take(), AGAIN) is held, "now, and not as timed out later"
+    assert bench.engine.jobs.finish(bench.take(), AGAIN) is held, "now, and not as timed out later"
     assert held.error_code == "busy"
 
 
 def test_a_lost_worker_costs_an_attempt_and_no_place_in_the_queue(bench: Bench) -> None:
     lost = JobResult("worker_lost", "its worker died", retry_after_seconds=0.0)
     first, second = bench.accept("patient"), bench.accept("patient")
-    assert bench.engine.finish_job(bench.take(), lost) is None
+    assert bench.engine.jobs.finish(bench.take(), lost) is None
     job = bench.take()
     assert (job.held, job.attempt) == (first, 2)
     assert bench.take().held is second
@@ -277,7 +277,7 @@ def test_a_lost_worker_costs_an_attempt_and_no_place_in_the_queue(bench: Bench) 
 def test_what_was_not_begun_goes_back_and_costs_nothing(bench: Bench) -> None:
     first, second = bench.accept("patient"), bench.accept("patient")
     job = bench.take()
-    bench.engine.release_job(job)
+    bench.engine.jobs.release(job)
     assert (bench.group.queued, len(bench.engine.timers)) == (2, 2)
     again = bench.take()
     assert (again, again.held, again.attempt) == (job, first, 1)
@@ -289,8 +289,8 @@ def test_what_was_not_begun_and_is_cancelled_is_gone(bench: Bench) -> None:
     held = bench.accept("patient")
     job = bench.take()
     bench.engine.cancel("kamailio", held.key)
-    bench.engine.release_job(job)
-    assert bench.engine.take_job(bench.group) is None
+    bench.engine.jobs.release(job)
+    assert bench.engine.jobs.take(bench.group) is None
     assert (bench.group.queued, bench.group.running, len(bench.engine.timers)) == (0, set(), 0)
 
 
@@ -304,17 +304,17 @@ def test_a_cancel_ends_a_job_wherever_it_stands(bench: Bench, state: JobState) -
             job = bench.take()
         if state in (JobState.PAUSING, JobState.ENDED):
             assert job is not None
-            bench.engine.finish_job(job, AGAIN if state is JobState.PAUSING else GOOD)
+            bench.engine.jobs.finish(job, AGAIN if state is JobState.PAUSING else GOOD)
     expected = CancelOutcome.CONTINUING if state is JobState.ENDED else CancelOutcome.CANCELLED
     assert bench.engine.cancel("kamailio", held.key) is expected
-    assert bench.engine.take_stopped_jobs() == ([job] if state is JobState.RUNNING else [])
+    assert bench.engine.jobs.take_stopped() == ([job] if state is JobState.RUNNING else [])
     if state is JobState.RUNNING:
         assert job is not None
         assert bench.group.running == {job}, "busy until the worker has let go"
-        assert bench.engine.finish_job(job, GOOD) is None
-        assert bench.engine.finish_job(job, GOOD) is None, "a second answer changes nothing"
+        assert bench.engine.jobs.finish(job, GOOD) is None
+        assert bench.engine.jobs.finish(job, GOOD) is None, "a second answer changes nothing"
     bench.pass_time(5.0)
-    assert bench.engine.take_job(bench.group) is None
+    assert bench.engine.jobs.take(bench.group) is None
     assert (bench.group.room, bench.group.queued) == (5, 0)
     assert bench.group.abandoned == (state is not JobState.ENDED)
 
@@ -322,8 +322,8 @@ def test_a_cancel_ends_a_job_wherever_it_stands(bench: Bench, state: JobState) -
 def test_what_is_too_large_is_not_delivered(bench: Bench) -> None:
     held = bench.accept("patient", "lookup")
     jobs = {job.operation: job for job in (bench.take(), bench.take())}
-    bench.engine.finish_job(jobs["patient"], JobResult(values=(b"x" * 40_000, b"y" * 25_536)))
-    assert bench.engine.finish_job(jobs["lookup"], JobResult(values=(b"x" * 40_000, b"y" * 25_537))) is held
+    bench.engine.jobs.finish(jobs["patient"], JobResult(values=(b"x" * 40_000, b"y" * 25_536)))
+    assert bench.engine.jobs.finish(jobs["lookup"], JobResult(values=(b"x" * 40_000, b"y" * 25_537))) is held
     assert (held.error_code, sum(map(len, held.values))) == ("bad_result", 65_536)
     assert "--max-entry-bytes" in held.error
 
@@ -354,7 +354,7 @@ def test_a_refusal_says_when_it_is_worth_another_try(bench: Bench) -> None:
     bench.accept("lookup")
     job = bench.take()
     bench.pass_time(0.4)
-    bench.engine.finish_job(job, GOOD)
+    bench.engine.jobs.finish(job, GOOD)
     for _ in range(5):
         bench.accept("lookup")
     bench.take()
@@ -369,8 +369,8 @@ def test_remote_workers_are_given_what_they_can_run_in_order(bench: Bench) -> No
     names = ["b", "a"]
     first, second = (bench.accept(OperationRequest(name, "remote")) for name in names)
     assert bench.refused(OperationRequest("a", "remote")).reason is Reason.FULL
-    assert bench.engine.take_job(bench.remote, {"c"}) is None
-    taken = [bench.engine.take_job(bench.remote, {"a", "b"}) for _ in range(2)]
+    assert bench.engine.jobs.take(bench.remote, {"c"}) is None
+    taken = [bench.engine.jobs.take(bench.remote, {"a", "b"}) for _ in range(2)]
     assert [job.held for job in taken if job is not None] == [first, second]
 
 
@@ -388,7 +388,7 @@ def test_times_are_measured(bench: Bench) -> None:
     bench.clock.advance(0.3)
     job = bench.take()
     bench.clock.advance(2.0)
-    bench.engine.finish_job(job, GOOD)
+    bench.engine.jobs.finish(job, GOOD)
     assert bench.group.wait.sum_seconds == pytest.approx(0.3)
     assert bench.group.run.sum_seconds == pytest.approx(2.0)
     assert (sum(bench.group.wait.counts), sum(bench.group.run.counts)) == (1, 1)
@@ -403,7 +403,7 @@ def restore(bench: Bench, *operations: OperationRequest, due_seconds: float, pol
         "kamailio", key, "RESUME", b"payload", sequence=None, accepted_seconds=0.0,
         due_seconds=due_seconds, deadline_seconds=due_seconds + 60, operations=operations, late_policy=lambda: policy,
     )  # fmt: skip
-    return bench.front_end.held[key]
+    return bench.front_end.held[key.pack()]
 
 
 def test_operations_are_recovered_all_of_them(bench: Bench) -> None:
@@ -411,7 +411,7 @@ def test_operations_are_recovered_all_of_them(bench: Bench) -> None:
     held = restore(bench, *wanted, due_seconds=2000.0, policy=LatePolicy.FIRE)
     assert (bench.group.queued, bench.other.queued) == (2, 1), "a group that is gone is the default one"
     for group in (bench.group, bench.group, bench.other):
-        bench.engine.finish_job(bench.take(group), GOOD)
+        bench.engine.jobs.finish(bench.take(group), GOOD)
     assert (held.phase, held.values) == (Phase.CONTINUING, (b"good",) * 3)
 
 
@@ -421,7 +421,7 @@ def test_operations_are_recovered_all_of_them(bench: Bench) -> None:
 )
 def test_operations_of_what_is_late_are_not_begun(bench: Bench, policy: LatePolicy, status: Status, code: str) -> None:
     held = restore(bench, OperationRequest("lookup"), due_seconds=500.0, policy=policy)
-    assert bench.engine.take_job(bench.group) is None
+    assert bench.engine.jobs.take(bench.group) is None
     assert bench.pass_time(0.0) == [held]
     assert (held.status, held.error_code) == (status, code)
     assert bench.group.room == 5
@@ -461,11 +461,11 @@ class WorkersMachine(RuleBasedStateMachine):
 
     @rule(workers=st.sampled_from([1, 2, 16, 64]))
     def resize(self, workers: int) -> None:
-        self.engine.resize(self.bench.group, workers)
+        self.engine.jobs.resize(self.bench.group, workers)
 
     @rule()
     def start(self) -> None:
-        while (job := self.engine.take_job(self.bench.group)) is not None:
+        while (job := self.engine.jobs.take(self.bench.group)) is not None:
             assert job not in self.jobs, "runs once"
             assert not job.abandoned
             assert job.held.phase is Phase.PENDING, "somebody waits for it"
@@ -479,7 +479,7 @@ class WorkersMachine(RuleBasedStateMachine):
     def finish(self, data: st.DataObject, result: JobResult) -> None:
         job = data.draw(st.sampled_from(sorted(self.jobs, key=lambda job: (job.held.sequence, job.index, job.attempt))))
         self.jobs.remove(job)
-        held = self.engine.finish_job(job, result)
+        held = self.engine.jobs.finish(job, result)
         if held is not None:
             self.answers[held] += 1
 
@@ -515,11 +515,11 @@ class WorkersMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for _ in range(3):
-            self.engine.resize(self.bench.group, 64)
+            self.engine.jobs.resize(self.bench.group, 64)
             self.start()
             for job in list(self.jobs):
                 self.jobs.remove(job)
-                held = self.engine.finish_job(job, GOOD)
+                held = self.engine.jobs.finish(job, GOOD)
                 if held is not None:
                     self.answers[held] += 1
             self.pass_time(100.0)

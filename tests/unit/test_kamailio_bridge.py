@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
 
-from sipnap.client.keys import SuspensionKey
+from sipnap.client.keys import Key, SuspensionKey, key_of
+from sipnap.client.request_head import complete
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio import bridge as module
 from sipnap.shim.kamailio.bridge import Address, Bridge
@@ -36,26 +37,45 @@ class HandSession:
         self.answers: list[tuple[SuspensionKey, int]] = []
         self.epochs: list[int] = []
         self.gate: Callable[[bool], None] = lambda is_open: None
-        self.orders: asyncio.Queue[list[pb.Continue]] = asyncio.Queue()
+        self.hand_on: Callable[[Sequence[tuple[Key, pb.Continue]]], None] = lambda continues: None
+        self.delays: list[float] = []
+        self.kept: dict[Key, bytes] = {}
 
     def on_gate(self, callback: Callable[[bool], None]) -> None:
         self.gate = callback
 
+    def on_continues(self, callback: Callable[[Sequence[tuple[Key, pb.Continue]]], None]) -> None:
+        self.hand_on = callback
+
     def suspend(self, suspension: pb.Suspension) -> None:
         self.suspended.append(suspension)
 
-    def cancel(self, key: SuspensionKey) -> None:
-        self.cancelled.append(key)
+    def suspend_encoded(
+        self, key: Key, encoded: bytes, route: str, delay_seconds: float, *, is_urgent: bool = False
+    ) -> None:
+        suspension = pb.Suspension.FromString(encoded)
+        assert is_urgent == bool(suspension.operations), "those begin when they have arrived"
+        assert key == ("kamailio", *key_of(suspension.key)[1:])
+        assert route == suspension.resume_route
+        assert not suspension.HasField("delay"), "it changes while the session keeps it"
+        complete(suspension.state)
+        self.suspended.append(suspension)
+        self.delays.append(delay_seconds)
+        self.kept[key] = encoded
 
-    def answer(self, key: SuspensionKey, outcome: int) -> None:
-        self.answers.append((key, outcome))
+    def encoded_of(self, key: Key) -> bytes | None:
+        return self.kept.get(key)
+
+    def cancel(self, key: Key) -> None:
+        del self.kept[key]
+        self.cancelled.append(SuspensionKey._make(key))
+
+    def answer(self, key: Key, outcome: int) -> None:
+        self.kept.pop(key, None)
+        self.answers.append((SuspensionKey._make(key), outcome))
 
     def set_boot_epoch(self, epoch: int) -> None:
         self.epochs.append(epoch)
-
-    async def batches(self) -> AsyncIterator[list[pb.Continue]]:
-        while True:
-            yield await self.orders.get()
 
 
 class Hand:
@@ -105,7 +125,7 @@ class Hand:
             setattr(order, name, value)
         for name, text in (values or {}).items():
             order.values.add(name=name).value.text = text
-        self.session.orders.put_nowait([order])
+        self.session.hand_on([(("kamailio", EPOCH, 5, 6, nap), order)])
 
 
 async def until(condition: Callable[[], object], seconds: float = 5) -> None:
@@ -231,6 +251,20 @@ async def test_a_cancel_ends_the_nap() -> None:
         assert hand.session.cancelled == [key()]
 
 
+async def test_a_cancel_finds_its_nap_among_those_of_the_same_call_id() -> None:
+    """A call that was forked before it came here, or a caller who gives one Call-ID to everything."""
+    async with running() as hand:
+        for number in range(100):
+            sip = suspend(message=request(branch=b"z9hG4bK-%d" % number))
+            hand.send(sip.replace(b" 5 6 1 ", b" %d 6 1 " % number, 1))
+        await until(lambda: len(hand.session.suspended) == 100)
+        for number in (3, 40):
+            hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL", b"z9hG4bK-%d" % number)))
+        await until(lambda: len(hand.session.cancelled) == 2)
+        assert [cancelled.transaction_index for cancelled in hand.session.cancelled] == [3, 40]
+        assert len(hand.bridge._by_call_id[b"c"]) == 98
+
+
 async def test_a_cancel_that_overtakes_its_suspension() -> None:
     async with running() as hand:
         hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
@@ -289,7 +323,8 @@ async def test_what_cannot_be_read_is_resumed_as_failed(caplog: pytest.LogCaptur
     async with running() as hand:
         for garbage in (b"", b"\xff" * 100, b"SN1 S", b"SN1 S x"):
             hand.send(garbage)
-        hand.send(suspend(message=b"no SIP at all"))
+        line, _, rest = suspend().partition(b"\n")
+        hand.send(b"%s tenant:99999\n%s" % (line, rest))
         (sent,) = await hand.nap_requests(1)
         assert sent.startswith(b"NAP sip:5.6.1.%d.failed@full SIP/2.0\r\n" % EPOCH)
         assert b"Nap-Error: the shim cannot read it: " in sent
@@ -297,6 +332,64 @@ async def test_what_cannot_be_read_is_resumed_as_failed(caplog: pytest.LogCaptur
         assert hand.session.suspended == []
         await until(lambda: "malformed datagrams from the proxy count=" in caplog.text)
         assert caplog.text.count("malformed datagrams") == 1
+
+
+async def test_what_the_proxy_takes_for_a_request_naps_whatever_it_is() -> None:
+    """Nobody needs to read it for that; it cannot be cancelled, since no CANCEL could name it."""
+    async with running() as hand:
+        hand.send(suspend(message=b"no SIP at all"))
+        await until(lambda: hand.session.suspended)
+        assert hand.session.suspended[0].state.head == b"no SIP at all"
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
+        await until(lambda: hand.bridge.early_cancels == 1)
+        hand.order()
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.1.%d.ok@plain SIP/2.0\r\n" % EPOCH)
+        assert hand.session.cancelled == []
+
+
+async def test_the_delay_goes_beside_the_suspension() -> None:
+    async with running() as hand:
+        hand.send(suspend())
+        hand.send(suspend(2).replace(b" 1000 RESUME", b" 1 RESUME"))
+        await until(lambda: len(hand.session.suspended) == 2)
+        assert hand.session.delays == [1.0, 0.001]
+
+
+@pytest.mark.parametrize("per_turn", [1, 3, 256])
+async def test_bursts_and_pauses(monkeypatch: pytest.MonkeyPatch, per_turn: int) -> None:
+    """Under load the socket is looked at from time to time; after a pause the first datagram wakes the bridge."""
+    monkeypatch.setattr(module, "_DATAGRAMS_PER_TURN", per_turn)
+    async with running() as hand:
+        sent: list[bytes] = []
+        for pause_seconds, count in ((0.0, 100), (0.003, 20), (0.03, 1), (0.0, 50), (0.1, 1)):
+            await asyncio.sleep(pause_seconds)
+            for _ in range(count):
+                sent.append(b"%d" % len(sent))
+                hand.send(b"SN1 T %d 0 REPORT %d 0\n%s" % (EPOCH, len(sent[-1]), sent[-1]))
+            await until(lambda: len(hand.session.suspended) == len(sent))
+        assert [task.data for task in hand.session.suspended] == sent, "in order"
+
+
+async def test_a_pause_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop is not woken for a socket where nothing happens."""
+    polls: list[int] = []
+    poll = Bridge._poll
+
+    def counted(self: Bridge, quiet: int) -> None:
+        polls.append(quiet)
+        poll(self, quiet)
+
+    monkeypatch.setattr(Bridge, "_poll", counted)
+    async with running() as hand:
+        hand.send(suspend())
+        await until(lambda: hand.session.suspended)
+        await until(lambda: polls[-1] == module._QUIET_POLLS - 1)
+        before = len(polls)
+        await asyncio.sleep(0.05)
+        assert len(polls) == before
+        hand.send(suspend(2))
+        await until(lambda: len(hand.session.suspended) == 2)
 
 
 async def test_the_gate_is_told_at_once() -> None:
@@ -425,3 +518,27 @@ async def test_a_task_that_was_not_let_pass_says_so() -> None:
         (sent,) = await hand.nap_requests(1)
         assert sent.startswith(b"NAP sip:5.6.0.%d.failed@task SIP/2.0\r\n" % EPOCH)
         assert b"\r\nNap-Data: eA==\r\nNap-Error: refused: full\r\nNap-Code: refused\r\n" in sent
+
+
+async def test_continues_that_come_together_leave_together() -> None:
+    """As many at a time as the proxy's script has said that it takes; each is answered for by itself."""
+    async with running() as hand:
+        for number in range(5):
+            hand.send(suspend().replace(b" 5 6 1 ", b" %d 6 1 " % number, 1))
+        hand.send(b"SN1 A %d 200 open.7.3" % EPOCH)
+        await until(lambda: len(hand.session.suspended) == 5)
+        keys = [("kamailio", EPOCH, number, 6, 1) for number in range(5)]
+        await until(lambda: hand.bridge._most_in_batch == 3)
+        order = pb.Continue(resume_route="RESUME", status=pb.CONTINUE_STATUS_OK)
+        hand.session.hand_on([(key, order) for key in keys])
+        first, second = await hand.nap_requests(2)
+        assert first.startswith(b"NAP sip:0.6.1.%d.ok/1.6.1/2.6.1@batch SIP/2.0\r\n" % EPOCH)
+        assert second.startswith(b"NAP sip:3.6.1.%d.ok/4.6.1@batch SIP/2.0\r\n" % EPOCH)
+        hand.send(b"SN1 B %d 200 481 404 0.6.1.%d.ok/1.6.1/2.6.1" % (EPOCH, EPOCH))
+        await until(lambda: len(hand.session.answers) == 3)
+        assert hand.session.answers == [
+            (SuspensionKey._make(keys[0]), APPLIED),
+            (SuspensionKey._make(keys[1]), GONE),
+            (SuspensionKey._make(keys[2]), REJECTED),
+        ]
+        assert hand.bridge.unanswered == 2

@@ -51,9 +51,9 @@ def test_operations_of_what_is_disowned_are_stopped(bench: Bench) -> None:
     assert job is not None
     assert (running.jobs, len(waiting.jobs)) == ([job], 1)
     bench.engine.disown(bench.front_end)
-    assert bench.engine.take_stopped_jobs() == [job]
+    assert bench.engine.jobs.take_stopped() == [job]
     assert bench.group.queued == 0
-    assert bench.engine.finish_job(job, JobResult()) is None
+    assert bench.engine.jobs.finish(job, JobResult()) is None
     assert bench.take() is None
     assert not bench.group.running
 

@@ -11,14 +11,14 @@ import asyncio
 GATHER_SECONDS = 0.002
 """Shortest time between two messages of one direction of one stream."""
 
-PATIENT_SECONDS = 0.02
+PATIENT_SECONDS = 0.04
 """How long what nobody waits for (acknowledgements) may wait for a message that leaves anyway."""
 
 
 class Gatherer:
     """Wakes the one writer of a stream, not more often than each `interval_seconds`. Belongs to one event loop."""
 
-    __slots__ = ("_event", "_interval_seconds", "_last_seconds", "_loop", "_patience")
+    __slots__ = ("_event", "_hurry", "_interval_seconds", "_last_seconds", "_loop", "_patience")
 
     def __init__(self, interval_seconds: float = GATHER_SECONDS) -> None:
         self._interval_seconds = interval_seconds
@@ -26,10 +26,16 @@ class Gatherer:
         self._event = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._patience: asyncio.TimerHandle | None = None
+        self._hurry = asyncio.Event()
 
     def wake(self) -> None:
         """There is something to write."""
         self._event.set()
+
+    def hurry(self) -> None:
+        """There is something to write that must not wait longer than `GATHER_SECONDS`, whatever the interval."""
+        self._event.set()
+        self._hurry.set()
 
     def wake_later(self) -> None:
         """There is something to write that can wait for other things to write, for `PATIENT_SECONDS`."""
@@ -41,9 +47,20 @@ class Gatherer:
         await self._event.wait()
         pause_seconds = self._last_seconds + self._interval_seconds - self._loop.time()
         if pause_seconds > 0:
-            await asyncio.sleep(pause_seconds)
+            await self._wait_out(pause_seconds)
         self._event.clear()
+        self._hurry.clear()
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
         self._last_seconds = self._loop.time()
+
+    async def _wait_out(self, pause_seconds: float) -> None:
+        timer = self._loop.call_later(pause_seconds, self._hurry.set)
+        try:
+            await self._hurry.wait()
+            pause_seconds = self._last_seconds + GATHER_SECONDS - self._loop.time()
+            if pause_seconds > 0:
+                await asyncio.sleep(pause_seconds)
+        finally:
+            timer.cancel()

@@ -12,6 +12,10 @@ _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
 
 
+Key = tuple[str, int, int, int, int]
+"""A `SuspensionKey`, or the plain tuple that equals it and takes a third of the time to make."""
+
+
 class SuspensionKey(NamedTuple):
     """Names one nap of one SIP transaction; equal keys are the same suspension.
 
@@ -74,6 +78,11 @@ def key_of(message: pb.SuspensionKey) -> SuspensionKey:
         message.transaction_label,
         message.nap_number,
     )
+
+
+def fill_key(message: pb.SuspensionKey, key: tuple[int, int, int, int]) -> None:
+    """Write the four numbers of a key into a message; the front end's id stays implied."""
+    message.boot_epoch, message.transaction_index, message.transaction_label, message.nap_number = key
 
 
 def is_front_end_id(text: str) -> bool:

@@ -1,7 +1,8 @@
 """A front end's end of the `FrontEndService.Session` stream: batches, reconnects, re-submission, heartbeats.
 
 The front end never waits for it: every method but `batches` and `wait_connected` returns at once, whatever the sidecar
-does. What is outstanding is kept in `Outstanding` and submitted again when a sidecar is there.
+does. What is outstanding is kept in `Outstanding` and submitted again when a sidecar is there. What there is to say
+waits in `Outbox`, and continues that come ahead of their time in `EarlyContinues`.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from typing import TYPE_CHECKING, Self
 import grpc
 import grpc.aio
 
+from sipnap.client import own_continues
 from sipnap.client.channel import open_aio
+from sipnap.client.early import EarlyContinues
 from sipnap.client.errors import NapError, ProtocolError, error_from
+from sipnap.client.frames import SESSION_METHOD, SessionFrame
 from sipnap.client.gather import Gatherer
-from sipnap.client.keys import SuspensionKey, is_front_end_id
-from sipnap.client.outstanding import Outstanding
+from sipnap.client.keys import Key, SuspensionKey, is_front_end_id, key_of
+from sipnap.client.outbox import Outbox
+from sipnap.client.outstanding import Outstanding, seconds_of, set_duration
 from sipnap.v1 import front_end_service_pb2 as wire
 from sipnap.v1 import suspension_pb2 as pb
-from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceStub
 
-if TYPE_CHECKING:  # the generated stubs have it for type checkers only
-    from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceAsyncStub
-
-    _Call = grpc.aio.StreamStreamCall[wire.SessionRequest, wire.SessionResponse]
+if TYPE_CHECKING:
+    _Call = grpc.aio.StreamStreamCall[SessionFrame, wire.SessionResponse]
 
 PROTOCOL_VERSION = 1
 """What this library speaks."""
@@ -44,8 +46,12 @@ STALE_SECONDS = 2.5
 DEAD_SECONDS = 6.0
 """Without a sign of life for this long the stream is given up and opened anew."""
 
-_GATHER_SECONDS = 0.005  # a nap's time runs while it waits here, so it costs no lateness
-_MOST_ENTRIES_PER_MESSAGE = 128
+AHEAD_SECONDS = 0.04
+"""How long before its time a sidecar may hand out a continue; it waits here for its time."""
+
+_GATHER_SECONDS = 0.02  # a nap's time runs while it waits here, so it costs no lateness
+_MOST_TRAVEL_SECONDS = 0.05  # for a nap of somebody else's under a key of ours, of another length
+_SHORT_NAP_SECONDS = 0.1  # but a nap that is over soon does not wait
 _SHORTEST_RETRY_SECONDS = 0.05
 _LONGEST_RETRY_SECONDS = 1.0
 _FAREWELL_SECONDS = 1.0
@@ -69,7 +75,7 @@ class FrontEndSession:
         front_end_id: str,
         boot_epoch: int | None = None,
         credentials: grpc.ChannelCredentials | None = None,
-        on_shipped: Callable[[Sequence[pb.Suspension]], None] | None = None,
+        on_shipped: Callable[[Sequence[Key]], None] | None = None,
     ) -> None:
         """Prepare; nothing is connected before the context is entered.
 
@@ -78,7 +84,7 @@ class FrontEndSession:
             front_end_id: Name of the front end, 1 to 128 characters of ``[A-Za-z0-9._:-]``.
             boot_epoch: Start of the front end's life; None: wait for `set_boot_epoch` before the Hello.
             credentials: For TLS; None: plain text.
-            on_shipped: Called in the loop with suspensions that were just written to the stream.
+            on_shipped: Called in the loop with the keys of suspensions that were just written to the stream.
 
         Raises:
             ValueError: No target, or a malformed front end id.
@@ -91,6 +97,7 @@ class FrontEndSession:
         self._front_end_id = front_end_id
         self._boot_epoch = boot_epoch
         self._credentials = credentials
+        self._on_continues: Callable[[Sequence[tuple[Key, pb.Continue]]], None] = self._keep_for_batches
         self._on_shipped = on_shipped
         self._gate_callbacks: list[Callable[[bool], None]] = []
         self._gate = False
@@ -102,16 +109,20 @@ class FrontEndSession:
             self._epoch_known.set()
         self._inbox: list[pb.Continue] = []
         self._inbox_filled = asyncio.Event()
-        self._suspends: list[SuspensionKey] = []
-        self._cancels: list[SuspensionKey] = []
-        self._results: list[tuple[SuspensionKey, pb.ContinueOutcome]] = []
-        self._heartbeat_wanted = False
         self._call: _Call | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._table = Outstanding(self._loop.time)
+        self._outbox = Outbox(self._table)
+        self._early = EarlyContinues(
+            self._loop.time,
+            self._loop.call_at,
+            answer_of=self._table.remembered_answer,
+            on_due=self._hand_on,
+            on_answered=self.answer,  # it was cancelled meanwhile; for the sidecar that was too late
+        )
         self._gatherer = Gatherer(_GATHER_SECONDS)
         self._heard_seconds = self._loop.time()
         self._tasks = [
@@ -125,7 +136,7 @@ class FrontEndSession:
     ) -> None:
         with suppress(TimeoutError):  # answers already given should reach the sidecar, but not at any price
             async with asyncio.timeout(_FAREWELL_SECONDS):
-                while self._connected.is_set() and (self._results or self._suspends or self._cancels):
+                while self._connected.is_set() and self._outbox:
                     await asyncio.sleep(0.002)
         for task in self._tasks:
             task.cancel()
@@ -145,6 +156,10 @@ class FrontEndSession:
         """Have `callback` called in the loop with the new value at each change of `is_open`."""
         self._gate_callbacks.append(callback)
 
+    def on_continues(self, callback: Callable[[Sequence[tuple[Key, pb.Continue]]], None]) -> None:
+        """Have `callback` called in the loop with continues and their keys as they come, in place of `batches`."""
+        self._on_continues = callback
+
     async def wait_connected(self, timeout_seconds: float) -> None:
         """Return when a sidecar has answered the Hello.
 
@@ -157,25 +172,63 @@ class FrontEndSession:
     def suspend(self, suspension: pb.Suspension) -> None:
         """Have a transaction held. Kept, and submitted again where needed, until it ends.
 
-        The message belongs to the session from now on. A key that is outstanding already is ignored.
+        A key that is outstanding already is ignored.
         """
         key = self._own_key(suspension.key)
-        if self._table.add(key, suspension):
-            self._suspends.append(key)
+        kept = pb.Suspension()
+        kept.CopyFrom(suspension)
+        kept.ClearField("delay")
+        kept.ClearField("deadline")
+        self.suspend_encoded(
+            key,
+            kept.SerializeToString(),
+            suspension.resume_route,
+            seconds_of(suspension.delay),
+            seconds_of(suspension.deadline) if suspension.HasField("deadline") else None,
+            is_urgent=bool(suspension.operations),
+        )
+
+    def suspend_encoded(
+        self,
+        key: Key,
+        encoded: bytes,
+        route: str,
+        delay_seconds: float,
+        deadline_seconds: float | None = None,
+        *,
+        is_urgent: bool = False,
+    ) -> None:
+        """`suspend` for those in a hurry.
+
+        For the arguments see `sipnap.client.outstanding.Outstanding.add`; `is_urgent`: it has operations, which begin
+        when it has arrived.
+        """
+        if self._table.add(key, encoded, route, delay_seconds, deadline_seconds):
+            self._outbox.suspends.append(key)
             if len(self._table) >= self._max_pending:
                 self._update_gate()
-            self._gatherer.wake()
+            if is_urgent or delay_seconds < _SHORT_NAP_SECONDS:
+                self._gatherer.hurry()
+            else:
+                self._gatherer.wake()
 
-    def cancel(self, key: SuspensionKey) -> None:
+    def encoded_of(self, key: Key) -> bytes | None:
+        """A suspension that is outstanding, as it was given to `suspend_encoded`; None: it is not."""
+        return self._table.encoded_of(key)
+
+    def cancel(self, key: Key) -> None:
         """End a suspension before its time. A continue that had arrived already may still be delivered."""
         self._table.answer(key, pb.CONTINUE_OUTCOME_GONE)
-        self._cancels.append(key)
+        self._outbox.cancels.append(key)
         self._gatherer.wake()
 
-    def answer(self, key: SuspensionKey, outcome: pb.ContinueOutcome) -> None:
+    def answer(self, key: Key, outcome: pb.ContinueOutcome) -> None:
         """Say what became of a continue."""
-        self._table.answer(key, outcome)
-        self._results.append((key, outcome))
+        continue_number = self._table.answer(key, outcome)
+        if continue_number and outcome == pb.CONTINUE_OUTCOME_APPLIED:
+            self._outbox.applied.append(continue_number)
+        else:
+            self._outbox.results.append((key, outcome))
         self._gatherer.wake_later()
 
     def set_boot_epoch(self, boot_epoch: int) -> None:
@@ -184,9 +237,9 @@ class FrontEndSession:
             return
         self._boot_epoch = boot_epoch
         self._table.clear()
-        self._suspends.clear()
-        self._cancels.clear()
+        self._outbox.clear()
         self._inbox.clear()
+        self._early.clear()
         self._epoch_known.set()
         if self._call is not None:
             self._call.cancel()
@@ -234,33 +287,38 @@ class FrontEndSession:
     def _open_call(self, target: str) -> tuple[_Call, Callable[[], Awaitable[None]]]:
         """Open a stream; returns it, and how to give up its connection. The simulator of the tests replaces it."""
         channel = open_aio(target, self._credentials)
-        stub: FrontEndServiceAsyncStub = FrontEndServiceStub(channel)
-        return stub.Session(None), lambda: channel.close(grace=None)
+        session: grpc.aio.StreamStreamMultiCallable[SessionFrame, wire.SessionResponse] = channel.stream_stream(
+            SESSION_METHOD,
+            request_serializer=SessionFrame.SerializeToString,
+            response_deserializer=wire.SessionResponse.FromString,
+        )
+        return session(), lambda: channel.close(grace=None)
 
     async def _converse(self, target: str) -> None:
         call, close = self._open_call(target)
         try:
             self._call = call
             epoch = self._boot_epoch
-            hello = wire.Hello(
-                protocol_version=PROTOCOL_VERSION, front_end_id=self._front_end_id, boot_epoch=epoch or 0
-            )
+            hello = SessionFrame()
+            hello.hello.protocol_version = PROTOCOL_VERSION
+            hello.hello.front_end_id = self._front_end_id
+            hello.hello.boot_epoch = epoch or 0
+            set_duration(hello.hello.ahead, AHEAD_SECONDS)
             async with asyncio.timeout(_HELLO_SECONDS):
-                await call.write(wire.SessionRequest(hello=hello))
+                await call.write(hello)
                 first = await call.read()
             if not isinstance(first, wire.SessionResponse) or not first.HasField("welcome"):
                 await call.code()  # raises what the sidecar had to say, if it said anything
                 raise ProtocolError(f"{target} did not answer the Hello with a Welcome")
             self._heard_seconds = self._loop.time()
-            self._suspends = self._table.undelivered()
-            self._results = []  # the sidecar asks again for what it has no answer to
+            resubmitted = self._outbox.begin_stream()
             self._connected.set()
             log.info(
                 "sidecar connected target=%s instance=%s durability=%s resubmitted=%d",
                 target,
                 first.welcome.instance_id,
                 pb.Durability.Name(first.welcome.durability),
-                len(self._suspends),
+                resubmitted,
             )
             writer = self._loop.create_task(self._write(call), name="sipnap session writer")
             try:
@@ -286,49 +344,49 @@ class FrontEndSession:
             await close()
 
     async def _write(self, call: _Call) -> None:
-        frame_number = 0
         self._gatherer.wake()
         while True:
             await self._gatherer.wait()
-            while self._suspends or self._cancels or self._results or self._heartbeat_wanted:
-                request = wire.SessionRequest()
-                suspends = self._table.to_send(self._suspends[:_MOST_ENTRIES_PER_MESSAGE])
-                del self._suspends[:_MOST_ENTRIES_PER_MESSAGE]
-                if suspends:
-                    frame_number += 1
-                    request.frame_number = frame_number
-                    request.suspends.extend(suspends)
-                for key in self._cancels[:_MOST_ENTRIES_PER_MESSAGE]:
-                    request.cancels.append(key.to_message())
-                del self._cancels[: len(request.cancels)]
-                for key, outcome in self._results[:_MOST_ENTRIES_PER_MESSAGE]:
-                    request.results.append(wire.ContinueResult(key=key.to_message(), outcome=outcome))
-                del self._results[: len(request.results)]
-                if self._heartbeat_wanted:
-                    self._heartbeat_wanted = False
-                    request.heartbeat.nonce = 1
-                await call.write(request)
-                if suspends and self._on_shipped is not None:
-                    self._on_shipped(suspends)
+            while self._outbox:
+                frame, shipped = self._outbox.next_frame()
+                await call.write(frame)
+                if shipped and self._on_shipped is not None:
+                    self._on_shipped(shipped)
 
     def _receive(self, response: wire.SessionResponse) -> None:
-        self._heard_seconds = self._loop.time()
+        now = self._heard_seconds = self._loop.time()
+        table, front_end_id, keep_until = self._table, self._front_end_id, self._early.add
+        arrived: list[tuple[Key, pb.Continue]] = []
         for received in response.continues:
-            key = self._own_key(received.key)
-            outcome = self._table.remembered_answer(key)
+            message = received.key
+            key = (
+                front_end_id,
+                message.boot_epoch,
+                message.transaction_index,
+                message.transaction_label,
+                message.nap_number,
+            )
+            outcome = table.remembered_answer(key)
             if outcome is not None:
-                self._results.append((key, outcome))
+                self._outbox.results.append((key, outcome))
                 self._gatherer.wake_later()
-            elif self._table.deliver(key):
-                received.key.front_end_id = self._front_end_id
-                self._inbox.append(received)
+            elif table.deliver(key, received.continue_number):
+                if wait_us := received.wait_us:
+                    # Its time here is a little before what the sidecar says: that counts the way there and back, too.
+                    told_seconds = now + wait_us * 1e-6
+                    due_seconds = max(table.due_seconds_of(key), told_seconds - _MOST_TRAVEL_SECONDS)
+                    keep_until(min(due_seconds, told_seconds), key, received)
+                else:
+                    arrived.append((key, received))
+        if arrived:
+            self._on_continues(arrived)
+        if self._early:
+            self._early.release()
         for result in response.frame_results:
             for refusal in result.refusals:
-                self._end_locally(
-                    self._own_key(refusal.key),
-                    pb.CONTINUE_STATUS_FAILED,
-                    f"refused: {reason_text(refusal.reason)}: {refusal.message}",
-                )
+                key = self._own_key(refusal.key)
+                if key in table and table.deliver(key):  # one that was cancelled, or has been answered, is over already
+                    self._on_continues([(key, own_continues.refused(key, table.route_of(key), refusal))])
         if response.HasField("credits"):
             self._max_pending = response.credits.max_pending
         if response.HasField("go_away") and not self._leaving:
@@ -336,20 +394,16 @@ class FrontEndSession:
             log.warning("sidecar is leaving reason=%s", response.go_away.reason)
             if len(self._targets) > 1 and self._call is not None:
                 self._call.cancel()  # the next one takes over what is outstanding
-        if self._inbox:
-            self._inbox_filled.set()
         self._update_gate()
 
-    def _end_locally(self, key: SuspensionKey, status: pb.ContinueStatus, error: str) -> None:
-        """Deliver a continue of our own making; its answer is nobody's business but is remembered like any other.
+    def _hand_on(self, continues: Sequence[tuple[Key, pb.Continue]]) -> None:
+        self._on_continues(continues)
 
-        One that was cancelled, or has been answered, is over already.
-        """
-        if key in self._table and self._table.deliver(key):
-            self._inbox.append(
-                pb.Continue(key=key.to_message(), resume_route=self._table.route_of(key), status=status, error=error)
-            )
-            self._inbox_filled.set()
+    def _keep_for_batches(self, continues: Sequence[tuple[Key, pb.Continue]]) -> None:
+        for _, order in continues:
+            order.key.front_end_id = self._front_end_id
+            self._inbox.append(order)
+        self._inbox_filled.set()
 
     # Time
 
@@ -360,18 +414,10 @@ class FrontEndSession:
             # While this process was stopped it heard nobody: that is no silence of the sidecar's.
             now = self._loop.time()
             self._heard_seconds = min(now, self._heard_seconds + (now - asked_seconds - HEARTBEAT_SECONDS))
-            self._heartbeat_wanted = self._connected.is_set()
+            self._outbox.heartbeat_wanted = self._connected.is_set()
             self._gatherer.wake()
-            for key, route in self._table.sweep():
-                self._inbox.append(
-                    pb.Continue(
-                        key=key.to_message(),
-                        resume_route=route,
-                        status=pb.CONTINUE_STATUS_LOST,
-                        error="no sidecar answered for it in time",
-                    )
-                )
-                self._inbox_filled.set()
+            for key, route in self._table.sweep(has_sidecar=self._connected.is_set()):
+                self._on_continues([(key, own_continues.lost(key, route))])
             self._update_gate()
             if self._connected.is_set() and self._silent_seconds() > DEAD_SECONDS and self._call is not None:
                 log.warning("sidecar silent seconds=%.1f; opening a new session", self._silent_seconds())
@@ -393,18 +439,7 @@ class FrontEndSession:
                 callback(gate)
 
     def _own_key(self, message: pb.SuspensionKey) -> SuspensionKey:
-        return SuspensionKey(
-            self._front_end_id,
-            message.boot_epoch,
-            message.transaction_index,
-            message.transaction_label,
-            message.nap_number,
-        )
-
-
-def reason_text(reason: pb.RefusalReason) -> str:
-    """A refusal's reason as scripts and logs show it, such as ``full``."""
-    return pb.RefusalReason.Name(reason).removeprefix("REFUSAL_REASON_").lower()
+        return key_of(message)._replace(front_end_id=self._front_end_id)
 
 
 def _being_cancelled() -> bool:

@@ -11,14 +11,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_version", "front_end_id", "boot_epoch")
+    __slots__ = ("protocol_version", "front_end_id", "boot_epoch", "ahead")
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     FRONT_END_ID_FIELD_NUMBER: _ClassVar[int]
     BOOT_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
     protocol_version: int
     front_end_id: str
     boot_epoch: int
-    def __init__(self, protocol_version: _Optional[int] = ..., front_end_id: _Optional[str] = ..., boot_epoch: _Optional[int] = ...) -> None: ...
+    ahead: _duration_pb2.Duration
+    def __init__(self, protocol_version: _Optional[int] = ..., front_end_id: _Optional[str] = ..., boot_epoch: _Optional[int] = ..., ahead: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("protocol_version", "instance_id", "durability", "max_delay", "max_entry_bytes")

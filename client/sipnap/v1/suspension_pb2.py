@@ -26,45 +26,45 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asipnap/v1/suspension.proto\x12\tsipnap.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n\rSuspensionKey\x12\x14\n\x0c\x66ront_end_id\x18\x01 \x01(\t\x12\x12\n\nboot_epoch\x18\x02 \x01(\x04\x12\x19\n\x11transaction_index\x18\x03 \x01(\r\x12\x19\n\x11transaction_label\x18\x04 \x01(\r\x12\x12\n\nnap_number\x18\x05 \x01(\r\"?\n\x03\x41vp\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07integer\x18\x03 \x01(\x03H\x00\x42\x07\n\x05value\"\xdf\x01\n\x10TransactionState\x12\x0e\n\x06method\x18\x01 \x01(\x0c\x12\x13\n\x0brequest_uri\x18\x02 \x01(\x0c\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x0c\x12\n\n\x02to\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\x0c\x12\x0c\n\x04\x63seq\x18\x06 \x01(\r\x12\x12\n\nvia_branch\x18\x07 \x01(\x0c\x12\x11\n\tsource_ip\x18\x08 \x01(\t\x12\x13\n\x0bsource_port\x18\t \x01(\r\x12\x1c\n\x04\x61vps\x18\n \x03(\x0b\x32\x0e.sipnap.v1.Avp\x12\x13\n\x0braw_request\x18\x0b \x01(\x0c\"-\n\tValueList\x12 \n\x06values\x18\x01 \x03(\x0b\x32\x10.sipnap.v1.Value\"k\n\x05Value\x12\x0e\n\x04text\x18\x01 \x01(\x0cH\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x11\n\x07\x62oolean\x18\x03 \x01(\x08H\x00\x12$\n\x04list\x18\x04 \x01(\x0b\x32\x14.sipnap.v1.ValueListH\x00\x42\x06\n\x04kind\";\n\nNamedValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.sipnap.v1.Value\"\xa4\x01\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\targuments\x18\x02 \x03(\x0b\x32\x15.sipnap.v1.NamedValue\x12\r\n\x05group\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmax_attempts\x18\x06 \x01(\r\"\xb0\x02\n\nSuspension\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12\x14\n\x0cresume_route\x18\x02 \x01(\t\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05state\x18\x05 \x01(\x0b\x32\x1b.sipnap.v1.TransactionState\x12(\n\noperations\x18\x06 \x03(\x0b\x32\x14.sipnap.v1.Operation\x12*\n\x0blate_policy\x18\x07 \x01(\x0e\x32\x15.sipnap.v1.LatePolicy\x12\x0c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\"\xd6\x01\n\x0eSuspensionInfo\x12)\n\nsuspension\x18\x01 \x01(\x0b\x32\x15.sipnap.v1.Suspension\x12)\n\x05phase\x18\x02 \x01(\x0e\x32\x1a.sipnap.v1.SuspensionPhase\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64ue_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\"\xf4\x01\n\x08\x43ontinue\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12\x14\n\x0cresume_route\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12)\n\x06status\x18\x04 \x01(\x0e\x32\x19.sipnap.v1.ContinueStatus\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12%\n\x06values\x18\x06 \x03(\x0b\x32\x15.sipnap.v1.NamedValue\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\x12\x17\n\x0f\x63ontinue_number\x18\t \x01(\x04*k\n\nLatePolicy\x12\x1b\n\x17LATE_POLICY_UNSPECIFIED\x10\x00\x12\x14\n\x10LATE_POLICY_FIRE\x10\x01\x12\x14\n\x10LATE_POLICY_DROP\x10\x02\x12\x14\n\x10LATE_POLICY_FAIL\x10\x03*r\n\x0fSuspensionPhase\x12 \n\x1cSUSPENSION_PHASE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SUSPENSION_PHASE_PENDING\x10\x01\x12\x1f\n\x1bSUSPENSION_PHASE_CONTINUING\x10\x02*\x9e\x01\n\x0e\x43ontinueStatus\x12\x1f\n\x1b\x43ONTINUE_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONTINUE_STATUS_OK\x10\x01\x12\x1a\n\x16\x43ONTINUE_STATUS_FAILED\x10\x02\x12\x1d\n\x19\x43ONTINUE_STATUS_TIMED_OUT\x10\x03\x12\x18\n\x14\x43ONTINUE_STATUS_LOST\x10\x04*\x8b\x01\n\x0f\x43ontinueOutcome\x12 \n\x1c\x43ONTINUE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONTINUE_OUTCOME_APPLIED\x10\x01\x12\x19\n\x15\x43ONTINUE_OUTCOME_GONE\x10\x02\x12\x1d\n\x19\x43ONTINUE_OUTCOME_REJECTED\x10\x03*\xda\x02\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13REFUSAL_REASON_FULL\x10\x01\x12\x1b\n\x17REFUSAL_REASON_DRAINING\x10\x02\x12\x1a\n\x16REFUSAL_REASON_INVALID\x10\x03\x12\x1c\n\x18REFUSAL_REASON_TOO_LARGE\x10\x04\x12%\n!REFUSAL_REASON_DELAY_OUT_OF_RANGE\x10\x05\x12\x1e\n\x1aREFUSAL_REASON_STALE_EPOCH\x10\x06\x12$\n REFUSAL_REASON_FRONT_END_UNKNOWN\x10\x07\x12$\n REFUSAL_REASON_OPERATION_UNKNOWN\x10\x08\x12&\n\"REFUSAL_REASON_JOURNAL_UNAVAILABLE\x10\t*\x85\x01\n\rCancelOutcome\x12\x1e\n\x1a\x43\x41NCEL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41NCEL_OUTCOME_CANCELLED\x10\x01\x12\x1d\n\x19\x43\x41NCEL_OUTCOME_CONTINUING\x10\x02\x12\x17\n\x13\x43\x41NCEL_OUTCOME_GONE\x10\x03*l\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x16\n\x12\x44URABILITY_PROCESS\x10\x02\x12\x13\n\x0f\x44URABILITY_DISK\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asipnap/v1/suspension.proto\x12\tsipnap.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n\rSuspensionKey\x12\x14\n\x0c\x66ront_end_id\x18\x01 \x01(\t\x12\x12\n\nboot_epoch\x18\x02 \x01(\x04\x12\x19\n\x11transaction_index\x18\x03 \x01(\r\x12\x19\n\x11transaction_label\x18\x04 \x01(\r\x12\x12\n\nnap_number\x18\x05 \x01(\r\"?\n\x03\x41vp\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07integer\x18\x03 \x01(\x03H\x00\x42\x07\n\x05value\"\xed\x01\n\x10TransactionState\x12\x0e\n\x06method\x18\x01 \x01(\x0c\x12\x13\n\x0brequest_uri\x18\x02 \x01(\x0c\x12\x0c\n\x04\x66rom\x18\x03 \x01(\x0c\x12\n\n\x02to\x18\x04 \x01(\x0c\x12\x0f\n\x07\x63\x61ll_id\x18\x05 \x01(\x0c\x12\x0c\n\x04\x63seq\x18\x06 \x01(\r\x12\x12\n\nvia_branch\x18\x07 \x01(\x0c\x12\x11\n\tsource_ip\x18\x08 \x01(\t\x12\x13\n\x0bsource_port\x18\t \x01(\r\x12\x1c\n\x04\x61vps\x18\n \x03(\x0b\x32\x0e.sipnap.v1.Avp\x12\x13\n\x0braw_request\x18\x0b \x01(\x0c\x12\x0c\n\x04head\x18\x0c \x01(\x0c\"-\n\tValueList\x12 \n\x06values\x18\x01 \x03(\x0b\x32\x10.sipnap.v1.Value\"k\n\x05Value\x12\x0e\n\x04text\x18\x01 \x01(\x0cH\x00\x12\x11\n\x07integer\x18\x02 \x01(\x03H\x00\x12\x11\n\x07\x62oolean\x18\x03 \x01(\x08H\x00\x12$\n\x04list\x18\x04 \x01(\x0b\x32\x14.sipnap.v1.ValueListH\x00\x42\x06\n\x04kind\";\n\nNamedValue\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.sipnap.v1.Value\"\xa4\x01\n\tOperation\x12\x0c\n\x04name\x18\x01 \x01(\t\x12(\n\targuments\x18\x02 \x03(\x0b\x32\x15.sipnap.v1.NamedValue\x12\r\n\x05group\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cmax_attempts\x18\x06 \x01(\r\"\xb0\x02\n\nSuspension\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12\x14\n\x0cresume_route\x18\x02 \x01(\t\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08\x64\x65\x61\x64line\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x05state\x18\x05 \x01(\x0b\x32\x1b.sipnap.v1.TransactionState\x12(\n\noperations\x18\x06 \x03(\x0b\x32\x14.sipnap.v1.Operation\x12*\n\x0blate_policy\x18\x07 \x01(\x0e\x32\x15.sipnap.v1.LatePolicy\x12\x0c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\"\xd6\x01\n\x0eSuspensionInfo\x12)\n\nsuspension\x18\x01 \x01(\x0b\x32\x15.sipnap.v1.Suspension\x12)\n\x05phase\x18\x02 \x01(\x0e\x32\x1a.sipnap.v1.SuspensionPhase\x12/\n\x0b\x61\x63\x63\x65pt_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64ue_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\"\x85\x02\n\x08\x43ontinue\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12\x14\n\x0cresume_route\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12)\n\x06status\x18\x04 \x01(\x0e\x32\x19.sipnap.v1.ContinueStatus\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12%\n\x06values\x18\x06 \x03(\x0b\x32\x15.sipnap.v1.NamedValue\x12\x12\n\nerror_code\x18\x07 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x08 \x01(\x0c\x12\x17\n\x0f\x63ontinue_number\x18\t \x01(\x04\x12\x0f\n\x07wait_us\x18\n \x01(\r*k\n\nLatePolicy\x12\x1b\n\x17LATE_POLICY_UNSPECIFIED\x10\x00\x12\x14\n\x10LATE_POLICY_FIRE\x10\x01\x12\x14\n\x10LATE_POLICY_DROP\x10\x02\x12\x14\n\x10LATE_POLICY_FAIL\x10\x03*r\n\x0fSuspensionPhase\x12 \n\x1cSUSPENSION_PHASE_UNSPECIFIED\x10\x00\x12\x1c\n\x18SUSPENSION_PHASE_PENDING\x10\x01\x12\x1f\n\x1bSUSPENSION_PHASE_CONTINUING\x10\x02*\x9e\x01\n\x0e\x43ontinueStatus\x12\x1f\n\x1b\x43ONTINUE_STATUS_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43ONTINUE_STATUS_OK\x10\x01\x12\x1a\n\x16\x43ONTINUE_STATUS_FAILED\x10\x02\x12\x1d\n\x19\x43ONTINUE_STATUS_TIMED_OUT\x10\x03\x12\x18\n\x14\x43ONTINUE_STATUS_LOST\x10\x04*\x8b\x01\n\x0f\x43ontinueOutcome\x12 \n\x1c\x43ONTINUE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43ONTINUE_OUTCOME_APPLIED\x10\x01\x12\x19\n\x15\x43ONTINUE_OUTCOME_GONE\x10\x02\x12\x1d\n\x19\x43ONTINUE_OUTCOME_REJECTED\x10\x03*\xda\x02\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x17\n\x13REFUSAL_REASON_FULL\x10\x01\x12\x1b\n\x17REFUSAL_REASON_DRAINING\x10\x02\x12\x1a\n\x16REFUSAL_REASON_INVALID\x10\x03\x12\x1c\n\x18REFUSAL_REASON_TOO_LARGE\x10\x04\x12%\n!REFUSAL_REASON_DELAY_OUT_OF_RANGE\x10\x05\x12\x1e\n\x1aREFUSAL_REASON_STALE_EPOCH\x10\x06\x12$\n REFUSAL_REASON_FRONT_END_UNKNOWN\x10\x07\x12$\n REFUSAL_REASON_OPERATION_UNKNOWN\x10\x08\x12&\n\"REFUSAL_REASON_JOURNAL_UNAVAILABLE\x10\t*\x85\x01\n\rCancelOutcome\x12\x1e\n\x1a\x43\x41NCEL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41NCEL_OUTCOME_CANCELLED\x10\x01\x12\x1d\n\x19\x43\x41NCEL_OUTCOME_CONTINUING\x10\x02\x12\x17\n\x13\x43\x41NCEL_OUTCOME_GONE\x10\x03*l\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x16\n\x12\x44URABILITY_PROCESS\x10\x02\x12\x13\n\x0f\x44URABILITY_DISK\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'sipnap.v1.suspension_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LATEPOLICY']._serialized_start=1686
-  _globals['_LATEPOLICY']._serialized_end=1793
-  _globals['_SUSPENSIONPHASE']._serialized_start=1795
-  _globals['_SUSPENSIONPHASE']._serialized_end=1909
-  _globals['_CONTINUESTATUS']._serialized_start=1912
-  _globals['_CONTINUESTATUS']._serialized_end=2070
-  _globals['_CONTINUEOUTCOME']._serialized_start=2073
-  _globals['_CONTINUEOUTCOME']._serialized_end=2212
-  _globals['_REFUSALREASON']._serialized_start=2215
-  _globals['_REFUSALREASON']._serialized_end=2561
-  _globals['_CANCELOUTCOME']._serialized_start=2564
-  _globals['_CANCELOUTCOME']._serialized_end=2697
-  _globals['_DURABILITY']._serialized_start=2699
-  _globals['_DURABILITY']._serialized_end=2807
+  _globals['_LATEPOLICY']._serialized_start=1717
+  _globals['_LATEPOLICY']._serialized_end=1824
+  _globals['_SUSPENSIONPHASE']._serialized_start=1826
+  _globals['_SUSPENSIONPHASE']._serialized_end=1940
+  _globals['_CONTINUESTATUS']._serialized_start=1943
+  _globals['_CONTINUESTATUS']._serialized_end=2101
+  _globals['_CONTINUEOUTCOME']._serialized_start=2104
+  _globals['_CONTINUEOUTCOME']._serialized_end=2243
+  _globals['_REFUSALREASON']._serialized_start=2246
+  _globals['_REFUSALREASON']._serialized_end=2592
+  _globals['_CANCELOUTCOME']._serialized_start=2595
+  _globals['_CANCELOUTCOME']._serialized_end=2728
+  _globals['_DURABILITY']._serialized_start=2730
+  _globals['_DURABILITY']._serialized_end=2838
   _globals['_SUSPENSIONKEY']._serialized_start=107
   _globals['_SUSPENSIONKEY']._serialized_end=238
   _globals['_AVP']._serialized_start=240
   _globals['_AVP']._serialized_end=303
   _globals['_TRANSACTIONSTATE']._serialized_start=306
-  _globals['_TRANSACTIONSTATE']._serialized_end=529
-  _globals['_VALUELIST']._serialized_start=531
-  _globals['_VALUELIST']._serialized_end=576
-  _globals['_VALUE']._serialized_start=578
-  _globals['_VALUE']._serialized_end=685
-  _globals['_NAMEDVALUE']._serialized_start=687
-  _globals['_NAMEDVALUE']._serialized_end=746
-  _globals['_OPERATION']._serialized_start=749
-  _globals['_OPERATION']._serialized_end=913
-  _globals['_SUSPENSION']._serialized_start=916
-  _globals['_SUSPENSION']._serialized_end=1220
-  _globals['_SUSPENSIONINFO']._serialized_start=1223
-  _globals['_SUSPENSIONINFO']._serialized_end=1437
-  _globals['_CONTINUE']._serialized_start=1440
-  _globals['_CONTINUE']._serialized_end=1684
+  _globals['_TRANSACTIONSTATE']._serialized_end=543
+  _globals['_VALUELIST']._serialized_start=545
+  _globals['_VALUELIST']._serialized_end=590
+  _globals['_VALUE']._serialized_start=592
+  _globals['_VALUE']._serialized_end=699
+  _globals['_NAMEDVALUE']._serialized_start=701
+  _globals['_NAMEDVALUE']._serialized_end=760
+  _globals['_OPERATION']._serialized_start=763
+  _globals['_OPERATION']._serialized_end=927
+  _globals['_SUSPENSION']._serialized_start=930
+  _globals['_SUSPENSION']._serialized_end=1234
+  _globals['_SUSPENSIONINFO']._serialized_start=1237
+  _globals['_SUSPENSIONINFO']._serialized_end=1451
+  _globals['_CONTINUE']._serialized_start=1454
+  _globals['_CONTINUE']._serialized_end=1715
 # @@protoc_insertion_point(module_scope)

@@ -125,7 +125,7 @@ class Avp(_message.Message):
     def __init__(self, name: _Optional[str] = ..., text: _Optional[bytes] = ..., integer: _Optional[int] = ...) -> None: ...
 
 class TransactionState(_message.Message):
-    __slots__ = ("method", "request_uri", "to", "call_id", "cseq", "via_branch", "source_ip", "source_port", "avps", "raw_request")
+    __slots__ = ("method", "request_uri", "to", "call_id", "cseq", "via_branch", "source_ip", "source_port", "avps", "raw_request", "head")
     METHOD_FIELD_NUMBER: _ClassVar[int]
     REQUEST_URI_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +137,7 @@ class TransactionState(_message.Message):
     SOURCE_PORT_FIELD_NUMBER: _ClassVar[int]
     AVPS_FIELD_NUMBER: _ClassVar[int]
     RAW_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     method: bytes
     request_uri: bytes
     to: bytes
@@ -147,7 +148,8 @@ class TransactionState(_message.Message):
     source_port: int
     avps: _containers.RepeatedCompositeFieldContainer[Avp]
     raw_request: bytes
-    def __init__(self, method: _Optional[bytes] = ..., request_uri: _Optional[bytes] = ..., to: _Optional[bytes] = ..., call_id: _Optional[bytes] = ..., cseq: _Optional[int] = ..., via_branch: _Optional[bytes] = ..., source_ip: _Optional[str] = ..., source_port: _Optional[int] = ..., avps: _Optional[_Iterable[_Union[Avp, _Mapping]]] = ..., raw_request: _Optional[bytes] = ..., **kwargs) -> None: ...
+    head: bytes
+    def __init__(self, method: _Optional[bytes] = ..., request_uri: _Optional[bytes] = ..., to: _Optional[bytes] = ..., call_id: _Optional[bytes] = ..., cseq: _Optional[int] = ..., via_branch: _Optional[bytes] = ..., source_ip: _Optional[str] = ..., source_port: _Optional[int] = ..., avps: _Optional[_Iterable[_Union[Avp, _Mapping]]] = ..., raw_request: _Optional[bytes] = ..., head: _Optional[bytes] = ..., **kwargs) -> None: ...
 
 class ValueList(_message.Message):
     __slots__ = ("values",)
@@ -226,7 +228,7 @@ class SuspensionInfo(_message.Message):
     def __init__(self, suspension: _Optional[_Union[Suspension, _Mapping]] = ..., phase: _Optional[_Union[SuspensionPhase, str]] = ..., accept_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Continue(_message.Message):
-    __slots__ = ("key", "resume_route", "attempt", "status", "error", "values", "error_code", "data", "continue_number")
+    __slots__ = ("key", "resume_route", "attempt", "status", "error", "values", "error_code", "data", "continue_number", "wait_us")
     KEY_FIELD_NUMBER: _ClassVar[int]
     RESUME_ROUTE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -236,6 +238,7 @@ class Continue(_message.Message):
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     CONTINUE_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    WAIT_US_FIELD_NUMBER: _ClassVar[int]
     key: SuspensionKey
     resume_route: str
     attempt: int
@@ -245,4 +248,5 @@ class Continue(_message.Message):
     error_code: str
     data: bytes
     continue_number: int
-    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., attempt: _Optional[int] = ..., status: _Optional[_Union[ContinueStatus, str]] = ..., error: _Optional[str] = ..., values: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., error_code: _Optional[str] = ..., data: _Optional[bytes] = ..., continue_number: _Optional[int] = ...) -> None: ...
+    wait_us: int
+    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., attempt: _Optional[int] = ..., status: _Optional[_Union[ContinueStatus, str]] = ..., error: _Optional[str] = ..., values: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., error_code: _Optional[str] = ..., data: _Optional[bytes] = ..., continue_number: _Optional[int] = ..., wait_us: _Optional[int] = ...) -> None: ...

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from sipnap.client.gather import Gatherer
 from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.groups import Job, JobResult, WorkerGroup, WorkerKind
@@ -25,8 +26,14 @@ _MOST_TIMERS_PER_TURN = 2000
 _FORGET_SECONDS = 0.05
 """How long the journal keeps what has ended, at most, while nothing is added."""
 
-_COMMIT_SECONDS = 0.01
+_COMMIT_SECONDS = 0.02
 """Shortest time between two commits. A nap's time runs meanwhile; only its acknowledgement waits."""
+
+_SHORT_NAP_SECONDS = 0.08
+"""What is due so soon is committed at once, or it would be late; what has operations, too: they begin then."""
+
+_FIRE_SECONDS = 0.002
+"""Shortest time between two looks at the timers: under load it is the most that it adds to a nap."""
 
 _JOURNAL_RETRY_SECONDS = 1.0
 """How often a journal that failed is tried again, and one that is shared is asked whose the front ends are."""
@@ -69,9 +76,10 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._connections: dict[FrontEnd, Connection] = {}
         self._submissions: list[_Submission] = []
-        self._work = asyncio.Event()
+        self._work = Gatherer(_COMMIT_SECONDS if journal.durability is not Durability.MEMORY else 0.0)
         self._timer: asyncio.TimerHandle | None = None
         self._armed_seconds = float("inf")
+        self._fired_seconds = float("-inf")
         self._unforgotten: list[Held] = []
         self._forget_timer: asyncio.TimerHandle | None = None
         self._committing = asyncio.Lock()
@@ -91,20 +99,23 @@ class Dispatcher:
         """Sessions open now."""
         return len(self._connections)
 
-    async def attach(self, front_end_id: str, boot_epoch: int, connection: Connection) -> FrontEnd:
+    async def attach(
+        self, front_end_id: str, boot_epoch: int, connection: Connection, ahead_seconds: float = 0.0
+    ) -> FrontEnd:
         """Open a session: an older one of the same front end ends, unanswered continues go out again.
 
         With a shared journal this sidecar owns the front end from now on, and has what others held of it.
+        `ahead_seconds`: how long before its time a continue may be handed to the connection.
 
         Raises:
             Refused: There are too many front ends.
             JournalError: What others held of it cannot be had at present.
         """
         if not self.journal.shared:
-            return self._open(front_end_id, boot_epoch, connection)
+            return self._open(front_end_id, boot_epoch, connection, ahead_seconds)
         async with self._claims.setdefault(front_end_id, asyncio.Lock()):
             await self._claim(front_end_id)
-            return self._open(front_end_id, boot_epoch, connection)
+            return self._open(front_end_id, boot_epoch, connection, ahead_seconds)
 
     def is_claiming(self, front_end_id: str) -> bool:
         """Whether a front end is being taken over at present: what is held of it is not all here yet."""
@@ -132,8 +143,9 @@ class Dispatcher:
             self._changed()
             raise
 
-    def _open(self, front_end_id: str, boot_epoch: int, connection: Connection) -> FrontEnd:
+    def _open(self, front_end_id: str, boot_epoch: int, connection: Connection, ahead_seconds: float) -> FrontEnd:
         front_end = self.engine.attach(front_end_id, boot_epoch)
+        front_end.ahead_seconds = ahead_seconds
         previous = self._connections.pop(front_end, None)
         if previous is not None:
             previous.supersede(f"another session of front end {front_end_id!r} took over")
@@ -174,7 +186,11 @@ class Dispatcher:
     def submit(self, batch: list[Held], done: Callable[[JournalError | None], None]) -> None:
         """Commit reserved suspensions; `done` is called when they are accepted, or with why they could not be."""
         self._submissions.append(_Submission(batch, done))
-        self._work.set()
+        soon_seconds = self._loop.time() + _SHORT_NAP_SECONDS
+        if any(held.due_seconds < soon_seconds or held.work is not None for held in batch):
+            self._work.hurry()
+        else:
+            self._work.wake()
 
     def cancel(self, front_end_id: str, key: NapKey) -> CancelOutcome:
         """End a suspension before its time."""
@@ -188,6 +204,12 @@ class Dispatcher:
             held = self.engine.settle(front_end, key, outcome)
             if held is not None and outcome is Outcome.REJECTED:
                 log.warning("no such route front_end=%s route=%s key=%s", front_end.front_end_id, held.route, held.key)
+        self._changed()
+
+    def applied(self, suspensions: Iterable[Held]) -> None:
+        """Continues that were applied, in short."""
+        for held in suspensions:
+            self.engine.settle_held(held, Outcome.APPLIED)
         self._changed()
 
     def sleep(self, seconds: float) -> tuple[asyncio.Future[None], Sleeper]:
@@ -204,20 +226,16 @@ class Dispatcher:
     # Time and journal
 
     async def commit_forever(self) -> None:
-        """Commit what has gathered, one batch after the other, until cancelled. Started once."""
-        last_seconds = float("-inf")
+        """Commit what has gathered, one batch after the other, until cancelled. Started once.
+
+        At once after a pause; under load a commit takes in what some milliseconds bring, for one sync.
+        """
         while True:
             await self._work.wait()
-            # At once after a pause; under load a commit takes in what some milliseconds bring, for one sync.
-            pause_seconds = last_seconds + _COMMIT_SECONDS - self._loop.time()
-            if pause_seconds > 0 and self.journal.durability is not Durability.MEMORY:
-                await asyncio.sleep(pause_seconds)
-            last_seconds = self._loop.time()
-            self._work.clear()
             await self.commit_once()
             if self.engine.journal_error:
                 await asyncio.sleep(_JOURNAL_RETRY_SECONDS)
-                self._work.set()
+                self._work.wake()
 
     async def commit_once(self) -> None:
         """Commit what has gathered so far: additions are acknowledged after it, never before. One commit at a time."""
@@ -259,7 +277,7 @@ class Dispatcher:
     def check_owners(self) -> None:
         """Have a shared journal asked, also when there is nothing to write: is it there, are the front ends ours?"""
         self._check_wanted = True
-        self._work.set()
+        self._work.wake()
 
     def _check(self) -> None:
         self.check_owners()
@@ -278,7 +296,7 @@ class Dispatcher:
 
     def _changed(self) -> None:
         """Follow up on whatever the engine may have gathered."""
-        if self.engine.has_job_news:
+        if self.engine.jobs.has_news:
             self._wake_pools()
         self._arm()
         if self.engine.has_ended and self._forget_timer is None:
@@ -288,11 +306,14 @@ class Dispatcher:
 
     def _forget(self) -> None:
         self._forget_timer = None
-        self._work.set()
+        self._work.wake()
 
     def _arm(self) -> None:
         due_seconds = self.engine.timers.next_due_seconds()
-        if due_seconds is None or due_seconds >= self._armed_seconds:
+        if due_seconds is None:
+            return
+        due_seconds = max(due_seconds, self._fired_seconds + _FIRE_SECONDS)
+        if due_seconds >= self._armed_seconds:
             return  # a timer that comes too soon finds nothing due and is armed anew: cheaper than cancelling it
         if self._timer is not None:
             self._timer.cancel()
@@ -303,13 +324,13 @@ class Dispatcher:
         self._armed_seconds = float("inf")
         self._timer = None
         due = self.engine.pop_due(_MOST_TIMERS_PER_TURN)
-        now = self._loop.time()
+        now = self._fired_seconds = self._loop.time()
         for sleeper in due.sleepers:
             self.lateness.observe(now - sleeper.due_seconds)
             with suppress(asyncio.InvalidStateError):  # its caller went away in this very turn
                 sleeper.waiter.set_result(None)
         for held in due.continues:
-            self.lateness.observe(now - held.due_seconds)
+            self.lateness.observe(max(now - held.due_seconds, 0.0))  # it may leave ahead of its time
         self._send(due.continues)
         self._send(due.answered)
         self._changed()
@@ -329,7 +350,7 @@ class Dispatcher:
         """
         if self.engine.draining and self.journal.durability is not Durability.MEMORY:
             return None  # the next start finds it in the journal
-        job = self.engine.take_job(group, operations)
+        job = self.engine.jobs.take(group, operations)
         if job is not None:
             self._arm()
         return job
@@ -343,32 +364,32 @@ class Dispatcher:
 
     def begin_job(self, job: Job, attempt: int) -> None:
         """A worker somewhere has taken a job that was sent away, for this attempt."""
-        self.engine.begin_job(job, attempt)
+        self.engine.jobs.begin(job, attempt)
         self._arm()
 
     def job_done(self, job: Job, result: JobResult) -> None:
         """A pool's worker has ended an attempt, in one way or another, and is free."""
-        held = self.engine.finish_job(job, result)
+        held = self.engine.jobs.finish(job, result)
         if held is not None:
             self._send([held])
         self._changed()
 
     def release_job(self, job: Job) -> None:
         """A pool's worker gives back what it did not begin."""
-        self.engine.release_job(job)
+        self.engine.jobs.release(job)
         self._changed()
 
     def resize(self, group: WorkerGroup, workers: int) -> None:
         """Give a group another number of workers, 1 to `MOST_WORKERS`; of a remote group, as its pool counts."""
-        self.engine.resize(group, workers)
+        self.engine.jobs.resize(group, workers)
         self._changed()
 
     def _wake_pools(self) -> None:
-        for job in self.engine.take_stopped_jobs():
+        for job in self.engine.jobs.take_stopped():
             pool = self.pools.get(job.group.kind)
             if pool is not None:
                 pool.stop(job)
-        for group in self.engine.take_stirred_groups():
+        for group in self.engine.jobs.take_stirred():
             pool = self.pools.get(group.kind)
             if pool is not None:
                 pool.wake(group)

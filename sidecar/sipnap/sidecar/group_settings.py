@@ -114,7 +114,7 @@ def reload_groups(dispatcher: Dispatcher, reread: Callable[[], Sequence[GroupSet
     except ValueError as error:
         log.error("settings not taken, nothing has changed reason=%s", error)
         return
-    groups = dispatcher.engine.groups
+    groups = dispatcher.engine.jobs.groups
     for name in sorted(wanted.keys() ^ groups.keys()):
         log.warning(
             "settings changed, needs a restart group=%s change=%s", name, "new" if name in wanted else "not there now"

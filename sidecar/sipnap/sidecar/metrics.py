@@ -60,7 +60,7 @@ class SidecarCollector(Collector):
         )
         yield CounterMetricFamily("sipnap_slept", "Sleep calls that ran their time.", counters.slept)
         yield _histogram("sipnap_lateness_seconds", "How long after its time a timer was fired.", dispatcher.lateness)
-        yield from _group_families(list(engine.groups.values()))
+        yield from _group_families(list(engine.jobs.groups.values()))
 
 
 def serve_metrics(dispatcher: Dispatcher, version: str, host: str, port: int) -> tuple[int, Callable[[], None]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import secrets
@@ -20,6 +19,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from sipnap.client import collector
 from sipnap.client.channel import MAX_MESSAGE_BYTES
 from sipnap.client.operations import Operation
 from sipnap.sidecar import listener
@@ -35,7 +35,7 @@ from sipnap.sidecar.listener import Address, ListenError
 from sipnap.sidecar.metrics import serve_metrics
 from sipnap.sidecar.recovery import recover
 from sipnap.sidecar.services.admin import AdminServicer
-from sipnap.sidecar.services.front_end import FrontEndServicer
+from sipnap.sidecar.services.front_end import FrontEndServicer, add_front_end_service
 from sipnap.sidecar.services.handed_over import SharedNapServicer
 from sipnap.sidecar.services.nap import NapServicer
 from sipnap.sidecar.services.worker import WorkerServicer
@@ -45,7 +45,6 @@ from sipnap.sidecar.workers.remote import LEASE_SECONDS, RemotePool
 from sipnap.sidecar.workers.shared import SharedPool
 from sipnap.v1 import admin_service_pb2, front_end_service_pb2, nap_service_pb2, worker_service_pb2
 from sipnap.v1.admin_service_pb2_grpc import add_AdminServiceServicer_to_server
-from sipnap.v1.front_end_service_pb2_grpc import add_FrontEndServiceServicer_to_server
 from sipnap.v1.nap_service_pb2_grpc import add_NapServiceServicer_to_server
 from sipnap.v1.worker_service_pb2_grpc import add_WorkerServiceServicer_to_server
 
@@ -63,9 +62,6 @@ _OPTIONS: list[tuple[str, int]] = [
 ]
 
 _LAST_WORDS_SECONDS = 0.5
-
-_COLLECTOR_THRESHOLD = 50_000
-"""Young objects before the collector runs; Python's 700 would run it thousands of times a second here."""
 
 log = logging.getLogger("sipnap.sidecar")
 
@@ -184,8 +180,9 @@ class Sidecar:
             stack.callback(committer.cancel)
             if self._hand_over is not None:
                 stack.callback(asyncio.create_task(self._hand_over.serve_forever(), name="sipnap letters").cancel)
-            gc.freeze()
-            gc.set_threshold(_COLLECTOR_THRESHOLD, 50, 100)
+            collector.restrain()
+            tidier = asyncio.create_task(collector.collect_when_idle(lambda: engine.held_count), name="sipnap tidier")
+            stack.callback(tidier.cancel)
             await checks.set("", health_pb2.HealthCheckResponse.SERVING)
             self._log_start(address, dispatcher)
             self._on_ready(address)
@@ -206,7 +203,7 @@ class Sidecar:
             servicer = SharedNapServicer(dispatcher, mailbox, self.instance_id)
             add_NapServiceServicer_to_server(servicer, server)
             self._hand_over = servicer.hand_over
-        add_FrontEndServiceServicer_to_server(FrontEndServicer(dispatcher, self.instance_id), server)
+        add_front_end_service(server, FrontEndServicer(dispatcher, self.instance_id))
         add_AdminServiceServicer_to_server(AdminServicer(dispatcher, self.instance_id, self.version), server)
         workers = WorkerServicer(remote_pool, self.instance_id, self._settings.limits.max_entry_bytes)
         add_WorkerServiceServicer_to_server(workers, server)
@@ -311,8 +308,8 @@ class Sidecar:
             if not is_kept:
                 return bool(engine.held_count or engine.sleepers)
             if shared_pool is None:
-                return engine.running_jobs > 0
-            here = (group for group in engine.groups.values() if group.kind is not WorkerKind.REMOTE)
+                return engine.jobs.running_count > 0
+            here = (group for group in engine.jobs.groups.values() if group.kind is not WorkerKind.REMOTE)
             return shared_pool.busy > 0 or any(group.running for group in here)
 
         while loop.time() < end_seconds and is_busy():

@@ -7,7 +7,9 @@ per nap but entries of dictionaries: no task, no future, no timer.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import re
 import secrets
 import socket
 from collections import deque
@@ -15,10 +17,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from sipnap.client.keys import SuspensionKey
+from sipnap.client.keys import Key
+from sipnap.client.request_head import RequestHeadError, RequestName, head_of, read_head
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio import datagram, nap_request
-from sipnap.shim.kamailio.datagram import RequestName
 from sipnap.v1 import suspension_pb2 as pb
 
 HEARTBEAT_SECONDS = 1.0
@@ -34,7 +36,11 @@ EARLY_CANCEL_SECONDS = 2.0
 """A CANCEL may overtake the suspension that it means, since different workers of the proxy send them."""
 
 _MOST_EARLY_CANCELS = 10_000
+_MOST_OF_ONE_CALL = 64
+_LARGEST_BATCH = 32  # naps that one request may end, whatever the script takes: Kamailio's loops have 100 rounds
 _SWEEP_SECONDS = 0.05
+_POLL_SECONDS = 0.001  # under load the socket is looked at so often, and not for each datagram
+_QUIET_POLLS = 5  # in a row without a datagram: wait for the next one as one waits for a rare thing
 _REPORT_SECONDS = 10.0
 _DATAGRAMS_PER_TURN = 256  # then the loop gets its turn: continues and heartbeats must not wait for a burst to end
 _LARGEST_DATAGRAM_BYTES = 65_536
@@ -43,6 +49,7 @@ _SO_RCVBUFFORCE = 33  # Linux: beyond net.core.rmem_max, for those with CAP_NET_
 _SMALL_BUFFER_BYTES = 2 * 1024 * 1024
 
 _NOT_FOUND = 481  # RFC 3261 21.4.19
+_HEARTBEAT = re.compile(rb"(?:open|closed|ask)\.[0-9]+(?:\.([0-9]{1,4}))?\Z")
 _OUTCOMES: dict[int, pb.ContinueOutcome] = {
     200: pb.CONTINUE_OUTCOME_APPLIED,
     404: pb.CONTINUE_OUTCOME_REJECTED,
@@ -67,17 +74,18 @@ class Address(NamedTuple):
 class _Nap(NamedTuple):
     """What the bridge itself has to know of a nap that the proxy has asked for."""
 
-    request: RequestName
+    call_id: bytes
     route: str
 
 
 class _Sent:
-    """A NAP request that the proxy has not answered yet."""
+    """A nap that the proxy was told to end, and has not answered for yet."""
 
     __slots__ = ("key", "not_found", "request", "sendings")
 
-    def __init__(self, key: SuspensionKey, request: bytes) -> None:
+    def __init__(self, key: Key, request: bytes | None = None) -> None:
         self.key = key
+        # None: a plain one, alone or in a batch. It is sent again alone.
         self.request = request
         self.sendings = 1
         self.not_found = 0
@@ -115,13 +123,15 @@ class Bridge:
         self._boot_epoch: int | None = None
         self._closing = False
 
-        self._naps: dict[SuspensionKey, _Nap] = {}
-        self._cancellable: dict[RequestName, SuspensionKey] = {}
+        self._naps: dict[Key, _Nap] = {}
+        self._by_call_id: dict[bytes, dict[Key, None]] = {}
         self._early_cancels: dict[RequestName, float] = {}
         self._sent: dict[bytes, _Sent] = {}
         # One queue for each sending: all in it wait equally long, so each is in order of time.
         self._waiting: list[deque[tuple[float, bytes]]] = [deque() for _ in RESEND_SECONDS]
 
+        # How many naps the proxy's script ends at one request: its answers to heartbeats say it.
+        self._most_in_batch = 1
         self._heartbeats = 0
         self._was_open = False
         self._proxy_answered_seconds: float | None = None
@@ -143,13 +153,12 @@ class Bridge:
         """Carry until cancelled; then shut the gate, and give the proxy a moment to answer for what it was sent."""
         loop = self._loop = asyncio.get_running_loop()
         self._proxy_asked_seconds = loop.time()
-        loop.add_reader(self._socket, self._read_some)
+        loop.add_reader(self._socket, self._wake_up)
         self._session.on_gate(self._gate_changed)
+        self._session.on_continues(self._send_continues)
         self._send_heartbeat()
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._keep_time(), name="sipnap bridge clock")
-                tasks.create_task(self._carry_continues(), name="sipnap bridge continues")
+            await self._keep_time()
         finally:
             self._closing = True
             self._send_heartbeat()
@@ -162,13 +171,28 @@ class Bridge:
 
     # From the proxy
 
-    def _read_some(self) -> None:
+    def _wake_up(self) -> None:
+        """The first datagram after a pause. From now on time wakes us: a turn of the loop for each one costs more."""
+        self._loop.remove_reader(self._socket)
+        self._poll(0)
+
+    def _poll(self, quiet: int) -> None:
+        if self._socket.fileno() < 0:
+            return
+        quiet = 0 if self._read_some() else quiet + 1
+        if quiet < _QUIET_POLLS:
+            self._loop.call_later(_POLL_SECONDS, self._poll, quiet)
+        else:
+            self._loop.add_reader(self._socket, self._wake_up)
+
+    def _read_some(self) -> bool:
+        """Carry out what has come; False: nothing has."""
         receive = self._socket.recv
-        for _ in range(_DATAGRAMS_PER_TURN):
+        for count in range(_DATAGRAMS_PER_TURN):
             try:
                 received = receive(_LARGEST_DATAGRAM_BYTES)
             except BlockingIOError:
-                return
+                return count > 0
             except OSError:
                 continue  # nobody has the proxy's port: the answer to something we sent; the heartbeat will tell
             try:
@@ -177,6 +201,8 @@ class Bridge:
                     self._suspend(message)
                 elif type(message) is datagram.Answer:
                     self._answered(message)
+                elif type(message) is datagram.Answers:
+                    self._batch_answered(message)
                 elif type(message) is datagram.Task:
                     self._take_task(message)
                 elif type(message) is datagram.Cancel and self._is_present(message.boot_epoch):
@@ -186,28 +212,27 @@ class Bridge:
             except datagram.DatagramError as error:
                 self._malformed += 1
                 self._malformed_why = str(error)
+        return True
 
     def _suspend(self, message: datagram.Suspend) -> None:
-        suspension, request = message
+        suspension, call_id, delay_ms = message
         wire_key = suspension.key
-        if not self._is_present(wire_key.boot_epoch):
+        boot_epoch, nap_number = wire_key.boot_epoch, wire_key.nap_number
+        if not self._is_present(boot_epoch):
             return
-        nap_number = wire_key.nap_number
-        key = SuspensionKey(
-            self._front_end_id,
-            wire_key.boot_epoch,
-            wire_key.transaction_index,
-            wire_key.transaction_label,
-            nap_number,
-        )
+        key = (self._front_end_id, boot_epoch, wire_key.transaction_index, wire_key.transaction_label, nap_number)
         if nap_number > 1:
             # It naps again, so its earlier nap was resumed, whether or not the proxy's answer has reached us yet.
-            self._settle(nap_request.nap_name(key._replace(nap_number=nap_number - 1)), pb.CONTINUE_OUTCOME_APPLIED)
-        if request in self._early_cancels:
+            self._settle(nap_request.nap_name((*key[:4], nap_number - 1)), pb.CONTINUE_OUTCOME_APPLIED)
+        if self._early_cancels and _name_of(suspension.state) in self._early_cancels:
             return
-        self._naps[key] = _Nap(request, suspension.resume_route)
-        self._cancellable[request] = key
-        self._session.suspend(suspension)
+        route = suspension.resume_route
+        self._naps[key] = _Nap(call_id, route)
+        if call_id:
+            self._by_call_id.setdefault(call_id, {})[key] = None
+        self._session.suspend_encoded(
+            key, suspension.SerializeToString(), route, delay_ms * 1e-3, is_urgent=bool(suspension.operations)
+        )
 
     def _take_task(self, message: datagram.Task) -> None:
         if self._is_present(message.boot_epoch):
@@ -218,31 +243,56 @@ class Bridge:
             self._session.suspend(message.suspension)
 
     def _cancel(self, request: RequestName) -> None:
-        key = self._cancellable.pop(request, None)
-        if key is not None:
-            self._naps.pop(key, None)
-            self._session.cancel(key)
-            return
+        # Many naps of one Call-ID are nobody's honest call: the rest of them end when their time comes.
+        for key in list(itertools.islice(self._by_call_id.get(request.call_id, ()), _MOST_OF_ONE_CALL)):
+            encoded = self._session.encoded_of(key)
+            if encoded is not None and _name_of(pb.Suspension.FromString(encoded).state) == request:
+                self._forget(key)
+                self._session.cancel(key)
+                return
         self._early_cancels[request] = self._loop.time() + EARLY_CANCEL_SECONDS
         if len(self._early_cancels) > _MOST_EARLY_CANCELS:
             del self._early_cancels[next(iter(self._early_cancels))]
+
+    def _forget(self, key: Key) -> None:
+        nap = self._naps.pop(key, None)
+        if nap is not None and nap.call_id:
+            keys = self._by_call_id[nap.call_id]
+            del keys[key]
+            if not keys:
+                del self._by_call_id[nap.call_id]
 
     def _answered(self, answer: datagram.Answer) -> None:
         self._proxy_answered_seconds = self._loop.time()
         if not self._is_present(answer.boot_epoch):
             return
         name, _, _ = answer.user.rpartition(b".")
-        sent = self._sent.get(name)
-        if sent is not None:
-            if answer.result == _NOT_FOUND and sent.sendings > 1:
-                # A repetition finds nothing because another worker of the proxy is at the first one still, whose
-                # answer is the one that counts.
-                sent.not_found += 1
-                if sent.not_found < sent.sendings:
-                    return
-            self._settle(name, _OUTCOMES.get(answer.result, pb.CONTINUE_OUTCOME_GONE))
-        elif self._proxy_is_lost or self._proxy_answered_seconds is None:
+        if name in self._sent:
+            self._ended(name, answer.result)
+            return
+        if (heartbeat := _HEARTBEAT.match(answer.user)) is not None:
+            # A script that does not know batches repeats the user part as it is.
+            self._most_in_batch = max(1, min(int(heartbeat[1] or 1), _LARGEST_BATCH))
+        if self._proxy_is_lost or self._proxy_answered_seconds is None:
             self._proxy_is_back()
+
+    def _batch_answered(self, answers: datagram.Answers) -> None:
+        self._proxy_answered_seconds = self._loop.time()
+        if self._is_present(answers.boot_epoch):
+            for name, result in answers.results:
+                self._ended(name, result)
+
+    def _ended(self, name: bytes, result: int) -> None:
+        sent = self._sent.get(name)
+        if sent is None:
+            return  # a part of a batch that was sent again and answered for, or whose transaction naps again
+        if result == _NOT_FOUND and sent.sendings > 1:
+            # A repetition finds nothing because another worker of the proxy is at the first one still, whose answer
+            # is the one that counts.
+            sent.not_found += 1
+            if sent.not_found < sent.sendings:
+                return
+        self._settle(name, _OUTCOMES.get(result, pb.CONTINUE_OUTCOME_GONE))
 
     def _resume_unreadable(self, error: datagram.UnreadableRequest) -> None:
         self._malformed += 1
@@ -269,8 +319,9 @@ class Bridge:
                 "proxy restarted address=%s boot_epoch=%d forgotten=%d", self._proxy, boot_epoch, len(self._naps)
             )
         self._boot_epoch = boot_epoch
+        self._most_in_batch = 1
         self._naps.clear()
-        self._cancellable.clear()
+        self._by_call_id.clear()
         self._early_cancels.clear()
         self._sent.clear()
         for queue in self._waiting:
@@ -280,28 +331,36 @@ class Bridge:
 
     # To the proxy
 
-    async def _carry_continues(self) -> None:
-        async for continues in self._session.batches():
-            self._send_continues(continues)
-
-    def _send_continues(self, continues: Sequence[pb.Continue]) -> None:
-        naps = self._naps
-        for order in continues:
-            key = self._key_of(order.key)
-            if key.boot_epoch != self._boot_epoch:
+    def _send_continues(self, continues: Sequence[tuple[Key, pb.Continue]]) -> None:
+        naps, names = self._naps, []
+        for key, order in continues:
+            if key[1] != self._boot_epoch:
                 self._session.answer(key, pb.CONTINUE_OUTCOME_GONE)
                 continue
             name = nap_request.nap_name(key)
             route: str | None = order.resume_route
             if (nap := naps.get(key)) is not None and nap.route == route:
                 route = None  # the proxy knows it
-            if order.status == pb.CONTINUE_STATUS_OK and not order.values and key.nap_number:
-                request = nap_request.continue_request(name, order.status, route=route)
+            if order.status != pb.CONTINUE_STATUS_OK or order.values or not key[4]:
+                self._send_nap(key, name, nap_request.full_request(name, order, route=route))
+            elif route is not None:
+                self._send_nap(key, name, nap_request.continue_request(name, order.status, route=route))
             else:
-                request = nap_request.full_request(name, order, route=route)
-            self._send_nap(key, name, request)
+                self._sent[name] = _Sent(key)
+                names.append(name)
+        if names:
+            self._send_plain(names)
 
-    def _send_nap(self, key: SuspensionKey, name: bytes, request: bytes) -> None:
+    def _send_plain(self, names: list[bytes]) -> None:
+        """What ends as it was asked for goes together: a datagram here and there, and in the proxy, costs more."""
+        until = self._loop.time() + RESEND_SECONDS[0]
+        self._waiting[0].extend([(until, name) for name in names])
+        most = self._most_in_batch
+        for start in range(0, len(names), most):
+            part = names[start : start + most]
+            self._send(nap_request.batch_request(part) if len(part) > 1 else nap_request.plain_request(part[0]))
+
+    def _send_nap(self, key: Key, name: bytes, request: bytes) -> None:
         self._sent[name] = _Sent(key, request)
         self._waiting[0].append((self._loop.time() + RESEND_SECONDS[0], name))
         self._send(request)
@@ -311,9 +370,7 @@ class Bridge:
         sent = self._sent.pop(name, None)
         if sent is None:
             return
-        nap = self._naps.pop(sent.key, None)
-        if nap is not None and self._cancellable.get(nap.request) == sent.key:
-            del self._cancellable[nap.request]
+        self._forget(sent.key)
         self._session.answer(sent.key, outcome)
 
     def _send(self, request: bytes) -> None:
@@ -372,7 +429,7 @@ class Bridge:
                     continue
                 sent.sendings += 1
                 self._waiting[sendings].append((now + RESEND_SECONDS[sendings], name))
-                self._send(sent.request)
+                self._send(sent.request or nap_request.plain_request(name))
 
     def _watch_proxy(self, now: float) -> None:
         heard = max(self._proxy_answered_seconds or 0.0, self._proxy_asked_seconds)
@@ -395,10 +452,16 @@ class Bridge:
                 return
             del self._early_cancels[request]
 
-    def _key_of(self, key: pb.SuspensionKey) -> SuspensionKey:
-        return SuspensionKey(
-            self._front_end_id, key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number
-        )
+    def _key_of(self, key: pb.SuspensionKey) -> Key:
+        return (self._front_end_id, key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number)
+
+
+def _name_of(state: pb.TransactionState) -> RequestName | None:
+    """What a CANCEL of the request would name it by; None if that cannot be read."""
+    try:
+        return read_head(state.head or head_of(state.raw_request)).name
+    except RequestHeadError:
+        return None
 
 
 def _open_socket(listen: Address, proxy: Address) -> socket.socket:

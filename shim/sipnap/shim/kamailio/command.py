@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import ipaddress
 import signal
 from importlib import resources
 from pathlib import Path
 
+from sipnap.client import collector
 from sipnap.client.commands import target
 from sipnap.client.errors import NapError
 from sipnap.client.keys import is_front_end_id
@@ -116,17 +116,15 @@ async def _serve(session: FrontEndSession, bridge: Bridge, listen: Address) -> N
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)
-    # What is loaded by now stays for good, and naps are no garbage: a full collection over many of them would stop
-    # everything for longer than a nap may be late.
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    collector.restrain()
     async with session:
         carrying = loop.create_task(bridge.run(), name="sipnap bridge")
         print(f"sipnap shim kamailio: ready on {listen}", flush=True)
         waiting = loop.create_task(ended.wait())
+        tidier = loop.create_task(collector.collect_when_idle(lambda: session.outstanding), name="sipnap tidier")
         await asyncio.wait({carrying, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        carrying.cancel()
-        waiting.cancel()
+        for task in (carrying, waiting, tidier):
+            task.cancel()
         results = await asyncio.gather(carrying, return_exceptions=True)
     if isinstance(results[0], Exception):
         raise results[0]

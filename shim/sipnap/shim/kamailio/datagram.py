@@ -8,9 +8,12 @@ is there as the proxy received it, so no byte of SIP can be mistaken for structu
     SN1 T EPOCH MS ROUTE SIZE SIZE\n DATA GROUP
     SN1 C EPOCH\n MESSAGE
     SN1 A EPOCH RESULT USER
+    SN1 B EPOCH RESULT ... USER
 
 S is a nap, O one with operations (SIZES: three for each, with commas between), T a task, C a CANCEL, A the answer to a
-NAP request, whose user part USER repeats. EPOCH is the proxy's ``$Tb``. How arguments are written: `arguments`.
+NAP request, whose user part USER repeats (to a heartbeat with .MOST after it: how many naps a batch may have), B that
+to a batch, with as many results as it has naps, in its order. EPOCH is the proxy's ``$Tb``. How arguments are written:
+`arguments`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from sipnap.client.request_head import RequestHeadError, RequestName, call_id_of, head_of, read_head
 from sipnap.shim.kamailio.arguments import ArgumentsError, named_arguments
 from sipnap.v1 import suspension_pb2 as pb
 
@@ -39,20 +43,6 @@ _SIZES = re.compile(rb"[0-9]{1,5},[0-9]{1,5},[0-9]{1,5}(?:,[0-9]{1,5},[0-9]{1,5}
 _UNSET = b"0"  # a variable of Kamailio's that a null was assigned to, such as a header that is not there
 _OPERATION = re.compile(rb"[A-Za-z0-9_.:-]{1,64}\Z")
 
-# The request line, then those headers that are asked for, folded lines included (RFC 3261 7.3.1, compact forms 7.3.3).
-# tm takes the first of each, so do we. A line ends with LF for Kamailio; the CR before it is usual.
-_METHOD = re.compile(rb"\s*([!-~]+) ")
-_HEADER = re.compile(rb"\n([VvFfTtIiCc][A-Za-z-]*)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)")
-_NAMES = {
-    b"via": b"Via", b"v": b"Via", b"from": b"From", b"f": b"From", b"to": b"To", b"t": b"To",
-    b"call-id": b"Call-ID", b"i": b"Call-ID", b"cseq": b"CSeq",
-}  # fmt: skip
-_END_OF_HEADERS = re.compile(rb"\n\r?\n")
-_FOLD = re.compile(rb"[ \t]*\r?\n[ \t]+")
-_CSEQ = re.compile(rb"([0-9]{1,10})[ \t]+([!-~]+)\Z")
-_BRANCH = re.compile(rb";[ \t]*branch[ \t]*=[ \t]*([^;, \t]*)", re.IGNORECASE)
-_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-
 
 class DatagramError(ValueError):
     """A datagram that is not what the module's docstring says."""
@@ -67,29 +57,20 @@ class UnreadableRequest(DatagramError):
     def __init__(self, why: str, suspension: pb.Suspension, code: str = "unreadable") -> None:
         super().__init__(why)
         self.suspension = suspension
-        """Key, route and delay; no state."""
+        """Key and route; no state."""
         self.code = code
         """For scripts: "unreadable", or "bad_arguments" when an operation or what it is given is malformed."""
-
-
-class RequestName(NamedTuple):
-    """What a CANCEL shares with the INVITE that it cancels (RFC 3261 9.1)."""
-
-    call_id: bytes
-    """Value of Call-ID."""
-    cseq: int
-    """Number of CSeq, 0 to 2**31-1."""
-    via_branch: bytes
-    """Branch of the topmost Via; empty if it has none."""
 
 
 class Suspend(NamedTuple):
     """The proxy has suspended a transaction."""
 
     suspension: pb.Suspension
-    """For the sidecar, complete but for the front end's id."""
-    request: RequestName
-    """What a CANCEL would name it by."""
+    """For the sidecar, complete but for the front end's id and the delay."""
+    call_id: bytes
+    """Value of its Call-ID; a CANCEL has the same."""
+    delay_ms: int
+    """How long it naps; not in the suspension, since it changes until that is sent."""
 
 
 class Task(NamedTuple):
@@ -121,7 +102,16 @@ class Answer(NamedTuple):
     """User part of the NAP request that it answers."""
 
 
-def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Task | Cancel | Answer:
+class Answers(NamedTuple):
+    """The proxy's answer to a batch: each result beside the name of its nap."""
+
+    boot_epoch: int
+    """The proxy's ``$Tb``."""
+    results: list[tuple[bytes, int]]
+    """Names as `nap_request.nap_name` gives them; results as in an `Answer`."""
+
+
+def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Task | Cancel | Answer | Answers:
     """Read one datagram.
 
     Args:
@@ -143,15 +133,33 @@ def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Task |
         if len(words) != 5:
             raise DatagramError(f"an answer has 5 words, this one {len(words)}")
         return Answer(_number(words[2], "boot epoch"), _number(words[3], "result"), words[4])
+    if kind == b"B":
+        return _read_answers(words)
     if kind == b"C":
         if len(words) != 3 or end < 0:
             raise DatagramError("a CANCEL has 3 words and a message")
-        return Cancel(_number(words[2], "boot epoch"), _read_request(datagram[end + 1 :])[1])
+        try:
+            return Cancel(_number(words[2], "boot epoch"), read_head(head_of(datagram[end + 1 :])).name)
+        except RequestHeadError as error:
+            raise DatagramError(f"a CANCEL: {error}") from None
     if kind == b"O":
         return _read_operations(words, datagram, end, ship_raw_request=ship_raw_request)
     if kind == b"T":
         return _read_task(words, datagram, end)
     raise DatagramError(f"its kind {kind[:16]!r} is unknown")
+
+
+def _read_answers(words: list[bytes]) -> Answers:
+    if len(words) < 5:
+        raise DatagramError(f"an answer to a batch has at least 5 words, this one {len(words)}")
+    first, *others = words[-1].split(b"/")
+    first_name, _, _ = first.rpartition(b".")
+    _, _, boot_epoch = first_name.rpartition(b".")
+    names = [first_name, *(b"%s.%s" % (other, boot_epoch) for other in others)]
+    if len(names) != len(words) - 4:
+        raise DatagramError(f"an answer to a batch of {len(names)} has {len(words) - 4} results")
+    results = [_number(word, "result") for word in words[3:-1]]
+    return Answers(_number(words[2], "boot epoch"), list(zip(names, results, strict=True)))
 
 
 def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, ship_raw_request: bool) -> Suspend:
@@ -164,7 +172,7 @@ def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, ship_raw_req
         raise DatagramError(f"{route[:80]!r} is no name of a route: expected 1 to 64 of [A-Za-z0-9_.:-]")
     suspension = pb.Suspension()
     # Setting fields one by one is the cheapest way to fill a message.
-    key, delay, state = suspension.key, suspension.delay, suspension.state
+    key, state = suspension.key, suspension.state
     try:
         key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = map(int, words[2:6])
         delay_ms, source_port, size = int(words[6]), int(words[9]), int(words[10])
@@ -174,8 +182,6 @@ def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, ship_raw_req
         raise DatagramError(str(error)) from None
     if delay_ms <= 0 or size < 0:
         raise DatagramError("delay and size have to be positive")
-    delay.seconds = delay_ms // 1000
-    delay.nanos = delay_ms % 1000 * 1_000_000
 
     message_end = end + 1 + size
     message = datagram[end + 1 : message_end]
@@ -184,18 +190,18 @@ def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, ship_raw_req
             message_end = _read_avps(words[_SUSPEND_WORDS:], datagram, message_end, state)
         if message_end > len(datagram):
             raise DatagramError(f"it is cut off: {len(datagram)} bytes instead of {message_end} or more")
-        state.method, request, from_value, state.to = _read_request(message)
     except DatagramError as error:
         suspension.ClearField("state")
         raise UnreadableRequest(str(error), suspension) from None
     state.request_uri = datagram[message_end:]
-    setattr(state, "from", from_value)  # a word of Python, so no attribute in its syntax
-    state.call_id, state.cseq, state.via_branch = request
     state.source_ip = source_ip
     state.source_port = source_port
+    head = head_of(message)
     if ship_raw_request:
         state.raw_request = message
-    return Suspend(suspension, request)
+    else:
+        state.head = head
+    return Suspend(suspension, call_id_of(head), delay_ms)
 
 
 def _read_operations(words: list[bytes], datagram: bytes, end: int, *, ship_raw_request: bool) -> Suspend:
@@ -279,43 +285,6 @@ def _read_avps(words: list[bytes], datagram: bytes, start: int, state: pb.Transa
         state.avps.add(name=name.decode("ascii", "replace"), text=value)
         start = end
     return start
-
-
-def _read_request(message: bytes) -> tuple[bytes, RequestName, bytes, bytes]:
-    """Method, name, From and To of a SIP request."""
-    request_line = _METHOD.match(message)
-    if request_line is None:
-        raise DatagramError(f"no SIP request: it starts with {message[:40]!r}")
-    blank_line = _END_OF_HEADERS.search(message, request_line.end())
-    headers = _HEADER.findall(message, 0, blank_line.start() + 1 if blank_line else len(message))
-    # Backwards, so that the first of each stays. What is none of the five ends up under None.
-    values = {_NAMES.get(name.lower()): value for name, value in reversed(headers)}
-    try:
-        via, from_value, to_value = values[b"Via"], values[b"From"], values[b"To"]
-        call_id, cseq = values[b"Call-ID"], _unfolded(values[b"CSeq"])
-    except KeyError:
-        missing = [name.decode() for name in dict.fromkeys(_NAMES.values()) if name not in values]
-        raise DatagramError(f"a SIP request without {', '.join(missing)}") from None
-    sequence = _CSEQ.match(cseq)
-    if sequence is None or (number := int(sequence[1])) >= 2**31:
-        raise DatagramError(f"no CSeq (RFC 3261 20.16): {cseq[:40]!r}")
-    request = RequestName(_unfolded(call_id), number, _branch_of(_unfolded(via)))
-    return request_line[1], request, _unfolded(from_value), _unfolded(to_value)
-
-
-def _unfolded(value: bytes) -> bytes:
-    """A header's value in one line, without the blanks around it."""
-    if b"\n" in value:
-        value = _FOLD.sub(b" ", value)
-    return value.strip(b" \t\r\n")
-
-
-def _branch_of(via: bytes) -> bytes:
-    """The branch of the first of the values of a Via header; empty if it has none."""
-    if b'"' in via:
-        via = _QUOTED.sub(b'""', via)
-    branch = _BRANCH.search(via.partition(b",")[0])
-    return branch[1] if branch else b""
 
 
 def _number(word: bytes, what: str) -> int:

@@ -4,6 +4,7 @@ All that the usual one has to say is in its Request-URI, which the proxy has tak
 
     NAP sip:INDEX.LABEL.NAP.EPOCH.STATUS@plain SIP/2.0       end a nap as it was asked for
     NAP sip:INDEX.LABEL.NAP.EPOCH.STATUS@full SIP/2.0        with more to say, in headers
+    NAP sip:INDEX.LABEL.NAP.EPOCH.ok/INDEX.LABEL.NAP/...@batch SIP/2.0      several: all of one EPOCH, all ok
     NAP sip:INDEX.LABEL.0.EPOCH.STATUS@task SIP/2.0          run the route in Nap-Route with the data in Nap-Data
     NAP sip:open.NUMBER@gate SIP/2.0                         the heartbeat: open, or closed
 
@@ -23,7 +24,7 @@ import re
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
 
-from sipnap.client.keys import SuspensionKey
+from sipnap.client.keys import Key
 from sipnap.v1 import suspension_pb2 as pb
 
 STATUS_WORDS: dict[int, bytes] = {
@@ -51,18 +52,13 @@ _MOST_INTEGER = 2**31 - 1  # a greater one Kamailio 5.6's {s.int} does not take
 _NO_ROUTE = b"?"  # no script can have a route of this name: the proxy says so, and ends the nap as failed
 
 
-def nap_name(key: SuspensionKey) -> bytes:
+def nap_name(key: Key) -> bytes:
     """What names a nap on the way to the proxy and back.
 
     The label is written as the signed 32-bit number that ``t_continue()`` takes it for.
     """
-    label = key.transaction_label
-    return b"%d.%d.%d.%d" % (
-        key.transaction_index,
-        label if label < 2**31 else label - 2**32,
-        key.nap_number,
-        key.boot_epoch,
-    )
+    _, boot_epoch, index, label, nap_number = key
+    return b"%d.%d.%d.%d" % (index, label if label < 2**31 else label - 2**32, nap_number, boot_epoch)
 
 
 class TooLarge(ValueError):
@@ -123,6 +119,25 @@ def continue_request(
         word = b"failed"
         error, error_code = str(too_large), "too_large"
     return _FULL % (name, word, b"full", name, headers + _error_headers(error, error_code))
+
+
+def plain_request(name: bytes) -> bytes:
+    """The request that ends a nap as it was asked for: its status is OK.
+
+    Args:
+        name: From `nap_name`.
+    """
+    return _PLAIN % (name, b"ok", name)
+
+
+def batch_request(names: Sequence[bytes]) -> bytes:
+    """The request that ends several naps as they were asked for: the status of each is OK.
+
+    Args:
+        names: From `nap_name`, all of one boot epoch; at least two, and no more than the proxy's script takes.
+    """
+    others = b"".join([b"/" + name[: name.rindex(b".")] for name in names[1:]])
+    return _BATCH % (names[0], others, names[0])
 
 
 def task_request(
@@ -217,5 +232,6 @@ def gate_request(number: int, *, is_open: bool | None) -> bytes:
 
 _REST = b"Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bK\r\nf:<sip:shim@sipnap>;tag=1\r\nt:<sip:proxy@sipnap>\r\n"
 _PLAIN = b"NAP sip:%s.%s@plain SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n\r\n"
+_BATCH = b"NAP sip:%s.ok%s@batch SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n\r\n"
 _FULL = b"NAP sip:%s.%s@%s SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n%s\r\n"
 _GATE = b"NAP sip:%s.%d@gate SIP/2.0\r\n" + _REST + b"i:gate.%d\r\nCSeq:1 NAP\r\n\r\n"

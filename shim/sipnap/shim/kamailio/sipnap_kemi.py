@@ -107,18 +107,24 @@ class Nap:
         """
         if not self._port:
             self._port = int(KSR.pv.get("$def(SIPNAP_PORT)"))
+            KSR.pvx.var_seti("sipnap_batch", int(KSR.pv.gete("$def(SIPNAP_BATCH)") or 1))  # heartbeats are told
         if not KSR.is_dst_port(self._port):
             if KSR.is_CANCEL():
                 KSR.route("SIPNAP_CANCELLED")
             return False
-        # 0: the native route has ended the script, as for a stranger.
+        # 0: the native route has ended the script, as for a stranger or after a heartbeat.
         if (read := KSR.route("SIPNAP_READ")) != 0:
             more = KSR.pvx.var_get("sipnap_more") if read > 0 else 0
             if more == 2:
                 self._run_task(msg)
                 return True
+            if more == 3:
+                self._continue_batch()
+                return True
             if read > 0:
-                self._continue(KSR.pvx.var_get("sipnap_to") if more else "")
+                if more and (route := KSR.pvx.var_get("sipnap_to")) and not self._has(route):
+                    KSR.route("SIPNAP_NO_ROUTE")
+                self._continue(KSR.pv.get("$rU"))
             KSR.route("SIPNAP_ANSWER")
         return True
 
@@ -257,10 +263,18 @@ class Nap:
         if is_first:
             getattr(self._handler, route)(msg)
 
-    def _continue(self, route: str) -> None:
-        if route and not self._has(route):
-            KSR.route("SIPNAP_NO_ROUTE")
-        words = KSR.pv.get("$rU").split(".")
+    def _continue_batch(self) -> None:
+        results = ""
+        for one in KSR.pv.get("$rU").split("/"):
+            KSR.pvx.var_sets("sipnap_one", one)
+            KSR.route("SIPNAP_READ_ONE")
+            self._continue(one)
+            results += f" {KSR.pvx.var_get('sipnap_result')}"
+        KSR.pvx.var_sets("sipnap_results", results)
+        KSR.route("SIPNAP_ANSWER_BATCH")
+
+    def _continue(self, name: str) -> None:
+        words = name.split(".")
         try:
             index, label = int(words[0]), int(words[1])
         except ValueError:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Protocol
 
-from sipnap.client.keys import SuspensionKey
+from sipnap.client.keys import Key, SuspensionKey
 from sipnap.shim.sip.app import REQUEST_ROUTE, App, Route
 from sipnap.shim.sip.call import Call, Nap, RouteEnded, is_nap_length
 from sipnap.shim.sip.repeated import RepeatedLog
@@ -251,14 +251,13 @@ class FrontEnd:
             else:
                 self._session.answer(key, self._continue(key, received))
 
-    def shipped(self, suspensions: Sequence[pb.Suspension]) -> None:
+    def shipped(self, keys: Sequence[Key]) -> None:
         """Note that the session wrote these to its stream."""
         if self._trace is not None:
-            for suspension in suspensions:
-                key = suspension.key
-                call = self._calls.get(TransactionId(key.transaction_index, key.transaction_label))
+            for _, _, index, label, nap_number in keys:
+                call = self._calls.get(TransactionId(index, label))
                 if call is not None:
-                    self._note("shipped", call, nap=key.nap_number)
+                    self._note("shipped", call, nap=nap_number)
 
     def _refusal(self, call: Call, seconds: float) -> str:
         """The door: what is refused here was never suspended, and the route goes on at once. Empty: it may nap."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import signal
@@ -15,19 +14,16 @@ from pathlib import Path
 
 import grpc
 
+from sipnap.client import collector
+from sipnap.client.keys import Key
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.sip.app import App
 from sipnap.shim.sip.front_end import DEFAULT_MARGIN_SECONDS, DEFAULT_MAX_SECONDS, FrontEnd
 from sipnap.shim.sip.repeated import RepeatedLog
 from sipnap.shim.sip.trace import Trace
 from sipnap.shim.sip.transactions import DEFAULT_MAX_TRANSACTIONS, TransactionLayer
-from sipnap.v1 import suspension_pb2 as pb
 
 _CONNECT_SECONDS = 2.0  # how long the start waits for a sidecar; without one it serves, with the door shut
-# A collection stops the loop for as long as it takes to look at every suspended call: some 50 ms with 1,000 of them.
-# Calls leave no cycles behind, so it has next to nothing to find, and may be rare.
-_COLLECTOR_THRESHOLDS = (100_000, 20, 100)
-
 log = logging.getLogger("sipnap.sip")
 
 
@@ -85,8 +81,8 @@ class _Server:
         trace = _open_trace(settings.trace) if settings.trace is not None else None
         boot_epoch = time.time_ns() // 1_000_000  # grows with each start, unless the clock is set back
 
-        def shipped(suspensions: Sequence[pb.Suspension]) -> None:
-            front_end.shipped(suspensions)
+        def shipped(keys: Sequence[Key]) -> None:
+            front_end.shipped(keys)
 
         try:
             session = FrontEndSession(
@@ -113,12 +109,13 @@ class _Server:
             async with session:
                 await self._await_sidecar()
                 continues = asyncio.create_task(_apply_continues(session, front_end), name="sipnap continues")
-                gc.freeze()
-                gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+                collector.restrain()
+                tidier = asyncio.create_task(collector.collect_when_idle(lambda: session.outstanding), name="tidier")
                 self._on_ready(_shown(layer.address))
                 await self._wait_for_stop(continues)
                 await front_end.drain(settings.drain_seconds)
                 continues.cancel()
+                tidier.cancel()
             counted = layer.counters
             log.info(
                 "front end ended datagrams=%d requests=%d malformed=%d ignored=%d refused=%d unsent=%d",

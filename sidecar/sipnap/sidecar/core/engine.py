@@ -1,31 +1,22 @@
 """The engine: every rule about suspensions, in one place.
 
 The edges feed it requests, answers and the passing of time, and carry out what it returns. The order of a suspension's
-life is `reserve`, (the journal commits), `activate`, `pop_due`, (the continue travels), `settle`. One with operations
-is queued by `activate`; its jobs are taken by `take_job` and end by `finish_job`, which may continue it early.
+life is `reserve`, (the journal commits), `activate`, `pop_due`, (the continue travels), `settle`. The rules about its
+operations are those of `sipnap.sidecar.core.jobs`: they begin with `activate`, and may continue it before its time.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
+from sipnap.sidecar.core.counters import Counters
+from sipnap.sidecar.core.deadlines import DeadlineWatch
 from sipnap.sidecar.core.front_ends import FrontEnd
-from sipnap.sidecar.core.groups import (
-    BAD_RESULT,
-    DEFAULT_GROUP,
-    TIMEOUT,
-    Job,
-    JobPolicy,
-    JobResult,
-    JobState,
-    Policy,
-    WorkerGroup,
-    WorkerKind,
-)
+from sipnap.sidecar.core.groups import Job, Policy, WorkerGroup
+from sipnap.sidecar.core.jobs import JobBook
 from sipnap.sidecar.core.suspension import (
     LATE,
     CancelOutcome,
@@ -46,36 +37,8 @@ from sipnap.sidecar.core.suspension import (
 from sipnap.sidecar.core.timers import TimerHeap
 
 _NO_EPOCH = 0  # no front end has it: in the contract it stands for the present one
+_MOST_KNOWN_ROUTES = 10_000
 _ROUTE = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
-_PREFIX = re.compile(r"[A-Za-z0-9_]{0,32}\Z")
-
-_MOST_OPERATIONS = 8
-_MOST_ATTEMPTS = 10
-
-_REMOTE_POLICY = JobPolicy(max_attempts=3)
-"""What only remote workers know is run like this: a worker that dies must not cost the call its answer."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """What has happened since the start."""
-
-    accepted: int = 0
-    """Suspensions accepted."""
-    refused: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(Reason, 0))
-    """Suspensions and sleeps refused."""
-    cancelled: int = 0
-    """Suspensions cancelled before their time."""
-    outcomes: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
-    """Continues answered for; those of an ended life of their front end count as gone."""
-    lost: int = 0
-    """Suspensions given up at their deadline: nobody answered for the continue."""
-    slept: int = 0
-    """Sleeps that ran their time."""
-    dropped: int = 0
-    """Suspensions that were late at a restart and whose policy is to end then."""
-    fenced: int = 0
-    """Writes that the journal refused because another sidecar owned the front end by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +73,28 @@ class Engine:
         """
         self.limits = limits
         self.counters = Counters()
-        self.groups = {group.name: group for group in groups}
-        self.groups.setdefault(DEFAULT_GROUP, WorkerGroup(DEFAULT_GROUP, 0, 0))
         self.front_ends: dict[str, FrontEnd] = {}
         self.draining = False
         self.journal_error = ""
         """Why the journal takes nothing at present; empty: it does."""
-        self.timers: TimerHeap[Held | Sleeper | Job] = TimerHeap()
+        self.timers: TimerHeap[Held | Sleeper | Job | DeadlineWatch] = TimerHeap()
+        self.jobs = JobBook(
+            clock,
+            self.timers,
+            self.counters,
+            self._begin_continuing_early,
+            groups=groups,
+            operations=operations or {},
+            max_result_bytes=limits.max_entry_bytes,
+        )
+        """The operations of what is held, and the worker groups."""
         self.sleepers = 0
-        self._operations = operations or {}
+        self._refusal = self.counters.refusal
         self._clock = clock
         self._last_sequence = 0
+        self._routes: dict[str, str] = {}
+        self._deadlines = DeadlineWatch(clock, self.timers)
         self._ended: list[Held] = []
-        self._stopped_jobs: list[Job] = []
-        self._stirred_groups: dict[WorkerGroup, None] = {}
 
     # Front ends
 
@@ -139,11 +110,11 @@ class Engine:
         if front_end is None:
             front_end = self._make_front_end(front_end_id, boot_epoch)
         elif front_end.boot_epoch != boot_epoch:
+            front_end.begin_life(boot_epoch)
             for held in list(front_end.held.values()):
-                if held.key.boot_epoch != boot_epoch and held.phase is not Phase.COMMITTING:
+                if held.packed_key[:8] != front_end.packed_epoch and held.phase is not Phase.COMMITTING:
                     self.counters.outcomes[Outcome.GONE] += 1
                     self._end(held)
-            front_end.boot_epoch = boot_epoch
         front_end.connected = True
         return front_end
 
@@ -168,7 +139,7 @@ class Engine:
             held.phase = Phase.ENDED
             self.timers.disarm(held)
             if held.work is not None:
-                self._abandon_jobs(held.work)
+                self.jobs.abandon(held.work)
         front_end.committing = 0
         front_end.held.clear()
         front_end.continuing.clear()
@@ -233,9 +204,10 @@ class Engine:
             sequence = self._next_sequence()
         elif sequence > self._last_sequence:
             self._last_sequence = sequence
-        held = Held(front_end, request, sequence, accepted_seconds)
+        linger_seconds = self.limits.linger_seconds
+        held = Held(front_end, request, sequence, accepted_seconds, linger_seconds)
         held.due_seconds = due_seconds
-        held.deadline_seconds = max(deadline_seconds, self._clock() + self.limits.linger_seconds)
+        held.linger_seconds = max(deadline_seconds, self._clock() + linger_seconds) - due_seconds
         held.phase = Phase.PENDING
         late_seconds = self._clock() - due_seconds
         policy = late_policy() if late_seconds > 0 else LatePolicy.FIRE
@@ -245,16 +217,15 @@ class Engine:
             self._ended.append(held)
             return
         if policy is LatePolicy.FAIL:
-            held.status, held.error = Status.FAILED, f"late by {late_seconds:.1f} s: no sidecar was there"
-            held.work = Work(error_code=LATE)
+            held.work = Work()
+            held.work.status, held.work.error_code = Status.FAILED, LATE
+            held.work.error = f"late by {late_seconds:.1f} s: no sidecar was there"
         elif operations:
-            # Their groups may be gone, if the settings changed meanwhile. What is late times out at once.
-            default = self.groups[DEFAULT_GROUP]
-            self._give_work(held, [(operation, self.groups.get(operation.group, default)) for operation in operations])
+            self.jobs.give_back(held, operations, due_seconds - accepted_seconds)  # what is late times out at once
             if late_seconds <= 0:
-                self._queue_jobs(held.jobs)
-        front_end.held[key] = held
-        self.timers.arm(held, due_seconds)
+                self.jobs.queue(held.jobs)
+        front_end.held[held.packed_key] = held
+        self._begin_pending(held)
 
     # Suspensions
 
@@ -267,7 +238,8 @@ class Engine:
         Raises:
             Refused: It is not accepted.
         """
-        held = front_end.held.get(request.key)
+        key, route, delay_seconds, deadline_seconds, payload, operations = request
+        held = front_end.held.get(key.pack())
         if held is not None:
             return held, False
         limits = self.limits
@@ -275,111 +247,55 @@ class Engine:
             raise self._refusal(Reason.DRAINING, "the sidecar is shutting down")
         if self.journal_error:
             raise self._refusal(Reason.JOURNAL_UNAVAILABLE, self.journal_error)
-        if not _ROUTE.match(request.route):
-            raise self._refusal(
-                Reason.INVALID, f"resume_route {request.route[:80]!r} is not 1 to 64 of [A-Za-z0-9_.:-]"
-            )
-        if request.key.boot_epoch != front_end.boot_epoch:
+        if route not in self._routes:
+            if not _ROUTE.match(route):
+                raise self._refusal(Reason.INVALID, f"resume_route {route[:80]!r} is not 1 to 64 of [A-Za-z0-9_.:-]")
+            if len(self._routes) < _MOST_KNOWN_ROUTES:
+                self._routes[route] = route
+        if key[0] != front_end.boot_epoch:
             raise self._refusal(
                 Reason.STALE_EPOCH,
-                f"boot epoch {request.key.boot_epoch} is not the front end's present one, {front_end.boot_epoch}",
+                f"boot epoch {key.boot_epoch} is not the front end's present one, {front_end.boot_epoch}",
             )
         if len(front_end.held) >= limits.max_pending:
             raise self._refusal(Reason.FULL, f"{limits.max_pending} suspensions are held already (--max-pending)")
-        if len(request.payload) > limits.max_entry_bytes:
+        if len(payload) > limits.max_entry_bytes:
             raise self._refusal(
-                Reason.TOO_LARGE,
-                f"{len(request.payload)} bytes, more than {limits.max_entry_bytes} (--max-entry-bytes)",
+                Reason.TOO_LARGE, f"{len(payload)} bytes, more than {limits.max_entry_bytes} (--max-entry-bytes)"
             )
-        self._check_delay(request.delay_seconds)
-        if request.deadline_seconds is not None and not request.delay_seconds < request.deadline_seconds < 1e9:
+        if not 0 < delay_seconds <= limits.max_delay_seconds:
+            self._check_delay(delay_seconds)
+        if deadline_seconds is not None and not delay_seconds < deadline_seconds < 1e9:
             raise self._refusal(
                 Reason.DELAY_OUT_OF_RANGE,
-                f"deadline of {request.deadline_seconds:g} s is not after the delay of {request.delay_seconds:g} s",
+                f"deadline of {deadline_seconds:g} s is not after the delay of {delay_seconds:g} s",
             )
-        work = self._judge_operations(request.operations) if request.operations else None
-        held = Held(front_end, request, self._next_sequence(), self._clock())
-        if request.deadline_seconds is None:
-            held.deadline_seconds = held.due_seconds + limits.linger_seconds
-        else:
-            held.deadline_seconds = held.accepted_seconds + request.deadline_seconds
+        work = self.jobs.judge(operations) if operations else None
+        self._last_sequence += 1
+        held = Held(front_end, request, self._last_sequence, self._clock(), limits.linger_seconds)
+        held.route = self._routes.get(route, route)  # one string for all of them
         if work is not None:
-            self._give_work(held, work)
-        front_end.held[request.key] = held
+            self.jobs.give(held, work, delay_seconds)
+        front_end.held[held.packed_key] = held
         front_end.committing += 1
         return held, True
-
-    def _judge_operations(self, operations: tuple[OperationRequest, ...]) -> list[tuple[OperationRequest, WorkerGroup]]:
-        if len(operations) > _MOST_OPERATIONS:
-            raise self._refusal(Reason.INVALID, f"{len(operations)} operations in one nap, at most {_MOST_OPERATIONS}")
-        judged = [(operation, self._judge_operation(operation)) for operation in operations]
-        for group, count in Counter(group for _, group in judged).items():
-            if group.room < count:
-                group.refused += 1
-                raise self._refusal(
-                    Reason.FULL,
-                    f"{group.queued} jobs wait in group {group.name!r} already (of at most {group.max_queued})",
-                    group.retry_after_seconds(),
-                )
-        return judged
-
-    def _judge_operation(self, operation: OperationRequest) -> WorkerGroup:
-        group = self.groups.get(operation.group or DEFAULT_GROUP)
-        if group is None:
-            raise self._refusal(Reason.OPERATION_UNKNOWN, f"no worker group {operation.group[:80]!r} (--group)")
-        known = group.operations
-        if known is None and group.kind is not WorkerKind.REMOTE:
-            known = self._operations
-            if not group.workers:
-                raise self._refusal(Reason.OPERATION_UNKNOWN, f"no workers in group {group.name!r}")
-        if not operation.name or (known is not None and operation.name not in known):
-            where = "--operations" if known is self._operations else f"of the workers of group {group.name!r}"
-            raise self._refusal(Reason.OPERATION_UNKNOWN, f"no operation {operation.name[:80]!r} ({where})")
-        if not _PREFIX.match(operation.prefix):
-            raise self._refusal(Reason.INVALID, f"prefix {operation.prefix[:80]!r} is not up to 32 of [A-Za-z0-9_]")
-        if operation.max_attempts > _MOST_ATTEMPTS:
-            raise self._refusal(
-                Reason.INVALID, f"max_attempts is {operation.max_attempts}, expected 0 to {_MOST_ATTEMPTS}"
-            )
-        if operation.timeout_seconds is not None and operation.timeout_seconds <= 0:
-            raise self._refusal(Reason.INVALID, f"timeout of {operation.timeout_seconds:g} s is not more than 0")
-        return group
-
-    def _give_work(self, held: Held, work: list[tuple[OperationRequest, WorkerGroup]]) -> None:
-        """Make the jobs of a suspension; each has a place in its group's bound from now on."""
-        held.work = Work([operation.name for operation, _ in work], work[0][1].name)
-        for index, (operation, group) in enumerate(work):
-            job = Job(held, index, operation.name, group, self._policy_of(operation, group))
-            held.work.jobs.append(job)
-            group.reserve(job)
-
-    def _policy_of(self, operation: OperationRequest, group: WorkerGroup) -> Policy:
-        policy: Policy = _REMOTE_POLICY
-        if group.kind is not WorkerKind.REMOTE:
-            policy = self._operations.get(operation.name, JobPolicy())
-        if operation.timeout_seconds is None and not operation.max_attempts:
-            return policy
-        return JobPolicy(
-            operation.timeout_seconds if operation.timeout_seconds is not None else policy.timeout_seconds,
-            operation.max_attempts or policy.max_attempts,
-            policy.backoff_seconds,
-        )
 
     def activate(self, batch: Iterable[Held]) -> None:
         """The journal has them: they are accepted, their time runs, their operations are queued."""
         for held in batch:
             if held.phase is not Phase.COMMITTING:  # cancelled during the commit
                 continue
-            held.front_end.committing -= 1
+            front_end = held.front_end
+            front_end.committing -= 1
             self.counters.accepted += 1
             held.phase = Phase.PENDING
-            if held.key[0] != held.front_end.boot_epoch:  # the front end was restarted during the commit
+            if held.packed_key[:8] != front_end.packed_epoch:  # the front end was restarted during the commit
                 self.counters.outcomes[Outcome.GONE] += 1
                 self._end(held)
                 continue
-            self.timers.arm(held, held.due_seconds)
+            self._begin_pending(held)
             if held.work is not None:
-                self._queue_jobs(held.work.jobs)
+                self.jobs.queue(held.work.jobs)
 
     def abandon(self, batch: Iterable[Held]) -> None:
         """The journal could not take them: they were never accepted."""
@@ -389,13 +305,13 @@ class Engine:
                 self.counters.refused[Reason.JOURNAL_UNAVAILABLE] += 1
                 held.phase = Phase.ENDED
                 if held.work is not None:
-                    self._abandon_jobs(held.work)
-                del held.front_end.held[held.key]
+                    self.jobs.abandon(held.work)
+                del held.front_end.held[held.packed_key]
 
     def cancel(self, front_end_id: str, key: NapKey) -> CancelOutcome:
         """End a suspension before its time. After CANCELLED it never fires."""
         front_end = self.front_ends.get(front_end_id)
-        held = front_end.held.get(key) if front_end is not None else None
+        held = front_end.held.get(key.pack()) if front_end is not None else None
         if held is None:
             return CancelOutcome.GONE
         if held.phase is Phase.CONTINUING:
@@ -408,12 +324,16 @@ class Engine:
 
     def settle(self, front_end: FrontEnd, key: NapKey, outcome: Outcome) -> Held | None:
         """The front end has answered for a continue. None: nobody asked, a repetition."""
-        held = front_end.continuing.get(key)
-        if held is None:
-            return None
-        self.counters.outcomes[outcome] += 1
-        self._end(held)
+        held = front_end.continuing.get(key.pack())
+        if held is not None:
+            self.settle_held(held, outcome)
         return held
+
+    def settle_held(self, held: Held, outcome: Outcome) -> None:
+        """`settle` for who has the suspension at hand; it may have ended since."""
+        if held.phase is Phase.CONTINUING:
+            self.counters.outcomes[outcome] += 1
+            self._end(held)
 
     def mark_sent(self, held: Held) -> int:
         """Its continue is about to be sent; returns which attempt it is, from 1."""
@@ -429,85 +349,6 @@ class Engine:
         """Suspensions that have ended since the last call: the journal may forget them."""
         ended, self._ended = self._ended, []
         return ended
-
-    # Operations
-
-    def take_job(self, group: WorkerGroup, operations: Container[str] | None = None) -> Job | None:
-        """A job for a worker that is free; None: no job, or none of these operations, or no worker is free.
-
-        It ends by `finish_job` or `release_job`, once.
-        """
-        now = self._clock()
-        job = group.take(now, operations)
-        if job is not None:
-            self._watch(job, now)
-        return job
-
-    def begin_job(self, job: Job, attempt: int) -> None:
-        """A worker of any sidecar has taken a job that was sent away, for this attempt: others may have lost it before.
-
-        It ends by `finish_job`. One that is not away any more, and has that attempt, is left as it is.
-        """
-        now = self._clock()
-        if job.state is JobState.AWAY:
-            job.group.begin(job, now)
-        elif job.state is not JobState.RUNNING or job.abandoned or attempt <= job.attempt:
-            return
-        job.group.retried += attempt - job.attempt
-        job.attempt = attempt
-        self._watch(job, now)
-
-    def finish_job(self, job: Job, result: JobResult) -> Held | None:
-        """An attempt has ended; its worker is free. Returns the suspension if it is to be continued now.
-
-        A job that has ended already changes nothing: a worker may be taken for dead and answer nevertheless.
-        """
-        if job.state is not JobState.RUNNING:
-            return None
-        now = self._clock()
-        job.group.finish(job, now)
-        self._stirred_groups[job.group] = None
-        if job.abandoned:
-            return None
-        self.timers.disarm(job)
-        size = sum(map(len, result.values))
-        if size > self.limits.max_entry_bytes:
-            text = f"it found {size} bytes, more than {self.limits.max_entry_bytes} (--max-entry-bytes)"
-            result = JobResult(BAD_RESULT, text)
-        pause_seconds = result.retry_after_seconds
-        if result.error_code and pause_seconds is not None and self._try_again(job, pause_seconds, now):
-            return None
-        return self._end_job(job, result)
-
-    def release_job(self, job: Job) -> None:
-        """A worker gives a job back that it did not begin: another one gets it, and it costs no attempt."""
-        if job.state is JobState.RUNNING:
-            self.timers.disarm(job)
-            job.group.release(job, self._clock())
-            self._stirred_groups[job.group] = None
-
-    def resize(self, group: WorkerGroup, workers: int) -> None:
-        """Give a group another number of workers. More may run at once; of too many, each finishes what it has."""
-        group.workers = workers
-        self._stirred_groups[group] = None
-
-    def take_stopped_jobs(self) -> list[Job]:
-        """Jobs that run or were sent away, and that nobody waits for any more, since the last call.
-
-        The edge stops them; `finish_job` follows for those that ran.
-        """
-        stopped, self._stopped_jobs = self._stopped_jobs, []
-        return stopped
-
-    def take_stirred_groups(self) -> Iterable[WorkerGroup]:
-        """Groups where somebody may have something to do now, since the last call: a job came, or a worker is free."""
-        stirred, self._stirred_groups = self._stirred_groups, {}
-        return stirred
-
-    @property
-    def has_job_news(self) -> bool:
-        """Whether `take_stopped_jobs` or `take_stirred_groups` has something to give."""
-        return bool(self._stirred_groups or self._stopped_jobs)
 
     # Sleepers
 
@@ -537,29 +378,38 @@ class Engine:
     # Time
 
     def pop_due(self, most: int) -> Due:
-        """Carry on to the present, for at most so many timers. Never early: a timer counts when its time has passed."""
+        """Carry on to the present, for at most so many timers.
+
+        Never early: a timer counts when its time has passed; only a front end that waits itself gets its continues
+        ahead of their time.
+        """
         now = self._clock()
         due = Due([], [], [])
         for item in self.timers.pop_due(now, most):
             if isinstance(item, Held):
                 if item.phase is Phase.CONTINUING:
-                    if item.timer_sequence:  # its last job timed out in this very turn, before its own time
+                    if item.deadline_seconds > now:  # its last job timed out in this very turn, before its own time
                         continue
-                    self.counters.lost += 1
-                    self._end(item)
+                    self._lose(item)
+                    continue
+                if item.due_seconds > now + item.front_end.ahead_seconds:
+                    self._begin_pending(item)  # its front end has another session since, and that one does not wait
                     continue
                 if item.work is not None and item.work.jobs:
-                    self._time_out(item, item.work)
+                    self.jobs.time_out(item.work)
                 self._begin_continuing(item)
                 due.continues.append(item)
             elif isinstance(item, Sleeper):
                 self.sleepers -= 1
                 self.counters.slept += 1
                 due.sleepers.append(item)
+            elif isinstance(item, DeadlineWatch):
+                for held in item.look(now):
+                    self._lose(held)
             else:
-                held = self._pop_job(item, now)
-                if held is not None:
-                    due.answered.append(held)
+                answered = self.jobs.expire(item, now)
+                if answered is not None:
+                    due.answered.append(answered)
         return due
 
     # Looking
@@ -567,7 +417,7 @@ class Engine:
     def find(self, front_end_id: str, key: NapKey) -> Held | None:
         """An accepted suspension."""
         front_end = self.front_ends.get(front_end_id)
-        held = front_end.held.get(key) if front_end is not None else None
+        held = front_end.held.get(key.pack()) if front_end is not None else None
         return held if held is not None and held.phase is not Phase.COMMITTING else None
 
     def list(self, front_end_id: str, after_sequence: int, most: int) -> list[Held]:
@@ -599,25 +449,11 @@ class Engine:
         return sum(front_end.pending for front_end in self.front_ends.values())
 
     @property
-    def running_jobs(self) -> int:
-        """Operations that workers run."""
-        return sum(len(group.running) for group in self.groups.values())
-
-    @property
     def continuing_count(self) -> int:
         """Suspensions whose continue is not answered for yet."""
         return sum(len(front_end.continuing) for front_end in self.front_ends.values())
 
     # Within
-
-    def _watch(self, job: Job, now: float) -> None:
-        """An attempt has begun."""
-        job.ends_seconds = job.held.due_seconds
-        timeout_seconds = job.policy.timeout_seconds
-        self.timers.disarm(job)
-        if timeout_seconds is not None and now + timeout_seconds < job.ends_seconds:
-            job.ends_seconds = now + timeout_seconds
-            self.timers.arm(job, job.ends_seconds)
 
     def _check_delay(self, seconds: float) -> None:
         if not 0 < seconds <= self.limits.max_delay_seconds:
@@ -626,106 +462,33 @@ class Engine:
                 f"{seconds:g} s is not more than 0 and at most {self.limits.max_delay_seconds:g} s (--max-seconds)",
             )
 
+    def _begin_pending(self, held: Held) -> None:
+        ahead_seconds = held.front_end.ahead_seconds if held.work is None else 0.0
+        self.timers.arm(held, held.due_seconds - ahead_seconds, held.sequence)
+
     def _begin_continuing(self, held: Held) -> None:
         held.phase = Phase.CONTINUING
-        held.front_end.continuing[held.key] = held
-        self.timers.arm(held, held.deadline_seconds)
+        held.front_end.continuing[held.packed_key] = held
+        self._deadlines.add(held)
+
+    def _begin_continuing_early(self, held: Held) -> None:
+        self.timers.disarm(held)
+        self._begin_continuing(held)
+
+    def _lose(self, held: Held) -> None:
+        self.counters.lost += 1
+        self._end(held)
 
     def _end(self, held: Held) -> None:
         held.front_end.committing -= held.phase is Phase.COMMITTING
         held.phase = Phase.ENDED
         self.timers.disarm(held)
         if held.work is not None:
-            self._abandon_jobs(held.work)
-        held.front_end.continuing.pop(held.key, None)
-        del held.front_end.held[held.key]
+            self.jobs.abandon(held.work)
+        held.front_end.continuing.pop(held.packed_key, None)
+        del held.front_end.held[held.packed_key]
         self._ended.append(held)
-
-    def _queue_jobs(self, jobs: Iterable[Job]) -> None:
-        now = self._clock()
-        for job in jobs:
-            job.group.offer(job, now)
-            self._stirred_groups[job.group] = None
-
-    def _try_again(self, job: Job, pause_seconds: float, now: float) -> bool:
-        """Put the next attempt in the place of one that has failed, if the policy and the nap's time have one left."""
-        work = job.held.work
-        if work is None or job.attempt >= job.policy.max_attempts or now + pause_seconds >= job.held.due_seconds:
-            return False
-        group, again = job.group, job.next_attempt()
-        work.jobs[work.jobs.index(job)] = again
-        group.retried += 1
-        if pause_seconds > 0:
-            again.state = JobState.PAUSING
-            group.reserve(again)
-            self.timers.arm(again, now + pause_seconds)
-        else:
-            group.reserve(again)
-            self._queue_jobs([again])
-        return True
-
-    def _pop_job(self, job: Job, now: float) -> Held | None:
-        """A pause is over, or an attempt has taken too long. Returns the suspension if it is to be continued now."""
-        if job.state is JobState.PAUSING:
-            self._queue_jobs([job])
-        if job.state is not JobState.RUNNING or job.abandoned:
-            return None
-        job.abandoned = True
-        self._stopped_jobs.append(job)
-        if self._try_again(job, job.policy.backoff_seconds * 2 ** (job.attempt - 1), now):
-            return None
-        return self._end_job(job, JobResult(TIMEOUT, f"took longer than {now - job.started_seconds:.3g} s"))
-
-    def _end_job(self, job: Job, result: JobResult) -> Held | None:
-        """Its last attempt has ended. Returns the suspension if it is to be continued now."""
-        held, group = job.held, job.group
-        work = held.work
-        if work is None:
-            return None
-        if not result.error_code:
-            group.succeeded += 1
-        elif result.error_code == TIMEOUT:
-            group.timed_out += 1
-        else:
-            group.failed += 1
-        work.jobs.remove(job)
-        work.results[job.index] = result
-        if work.jobs:
-            return None
-        held.status, held.error = work.conclude()
-        self._begin_continuing(held)
-        return held
-
-    def _time_out(self, held: Held, work: Work) -> None:
-        """The nap's own time has passed: what has not ended does not count any more."""
-        seconds = held.due_seconds - held.accepted_seconds
-        for job in work.jobs:
-            job.group.timed_out += 1
-            text = f"took longer than the nap's {seconds:.3g} s"
-            if job.attempt == 1 and job.state is not JobState.RUNNING:
-                text = f"no worker of group {job.group.name!r} was free within the nap's {seconds:.3g} s"
-            work.results[job.index] = JobResult(TIMEOUT, text)
-        self._withdraw_jobs(work)
-        held.status, held.error = work.conclude()
-        held.status, work.error_code = Status.TIMED_OUT, TIMEOUT
-
-    def _abandon_jobs(self, work: Work) -> None:
-        for job in work.jobs:
-            job.group.abandoned += 1
-        self._withdraw_jobs(work)
-
-    def _withdraw_jobs(self, work: Work) -> None:
-        for job in work.jobs:
-            self.timers.disarm(job)
-            if job.state is JobState.RUNNING or job.state is JobState.AWAY:
-                self._stopped_jobs.append(job)
-            job.group.withdraw(job)
-        work.jobs = []
 
     def _next_sequence(self) -> int:
         self._last_sequence += 1
         return self._last_sequence
-
-    def _refusal(self, reason: Reason, message: str, retry_after_seconds: float | None = None) -> Refused:
-        self.counters.refused[reason] += 1
-        return Refused(reason, message, retry_after_seconds)

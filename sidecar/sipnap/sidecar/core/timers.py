@@ -20,6 +20,17 @@ class Timed(Protocol):
 
 
 Item = TypeVar("Item", bound=Timed)
+OwnItem_contra = TypeVar("OwnItem_contra", bound=Timed, contravariant=True)
+
+
+class Alarms(Protocol[OwnItem_contra]):
+    """What the owner of some of a timer heap's items needs of it; for the rules see `TimerHeap`."""
+
+    def arm(self, item: OwnItem_contra, due_seconds: float, sequence: int = 0) -> None:
+        """Set the item's timer."""
+
+    def disarm(self, item: OwnItem_contra) -> None:
+        """Take the item's timer away."""
 
 
 class TimerHeap(Generic[Item]):
@@ -29,19 +40,24 @@ class TimerHeap(Generic[Item]):
 
     def __init__(self) -> None:
         self._entries: list[tuple[float, int, Item]] = []
-        self._sequence = 0
+        self._sequence = 2**48
         self._dead = 0
 
     def __len__(self) -> int:
         return len(self._entries) - self._dead
 
-    def arm(self, item: Item, due_seconds: float) -> None:
-        """Set the item's timer; one that it had is replaced."""
+    def arm(self, item: Item, due_seconds: float, sequence: int = 0) -> None:
+        """Set the item's timer; one that it had is replaced.
+
+        `sequence`: a number of the caller's, 1 to 2**48, that no entry here has; it then costs no memory of its own.
+        Among equal times it comes before those without one, in order of the numbers.
+        """
         if item.timer_sequence:
             self._bury()
-        self._sequence += 1
-        item.timer_sequence = self._sequence
-        heapq.heappush(self._entries, (due_seconds, self._sequence, item))
+        if not sequence:
+            sequence = self._sequence = self._sequence + 1
+        item.timer_sequence = sequence
+        heapq.heappush(self._entries, (due_seconds, sequence, item))
 
     def disarm(self, item: Item) -> None:
         """Take the item's timer away, if it has one: it will not be popped."""

@@ -162,20 +162,3 @@ def wall_offset_ns() -> int:
     """
     monotonic_ns = time.monotonic_ns()
     return time.time_ns() - monotonic_ns
-
-
-def entry_of(held: Held, offset_ns: int) -> Entry:
-    """A held suspension as a journal keeps it; `offset_ns` from `wall_offset_ns`."""
-    work = held.work if held.work is not None and held.work.names else None  # its jobs may have ended meanwhile
-    return Entry(
-        held.sequence,
-        held.front_end.front_end_id,
-        *held.key,
-        held.route,
-        int(held.accepted_seconds * 1e9) + offset_ns,
-        int(held.due_seconds * 1e9) + offset_ns,
-        int(held.deadline_seconds * 1e9) + offset_ns,
-        work.names[0] if work is not None else "",
-        work.group if work is not None else "",
-        held.payload,
-    )

@@ -1,32 +1,73 @@
-"""Entries as bytes: a fixed head, then three short texts and the payload. For journals that keep opaque values."""
+"""Entries as bytes: a fixed head, then three short texts and the payload. What all journals keep."""
 
 from __future__ import annotations
 
 import struct
 
-from sipnap.sidecar.core.suspension import NapKey
+from sipnap.sidecar.core.suspension import Held, NapKey
 from sipnap.sidecar.journal.base import Entry, JournalError
 
 PACKING_VERSION = 1
 """First byte of every packed entry; a higher one was written by a newer sipnap."""
 
-_KEY = struct.Struct(">QIII")
+_KEY_BYTES = 20
+_NAME_SIZES = [bytes((size,)) for size in range(129)]  # a front end's id has at most 128 characters, all ASCII
 _HEAD = struct.Struct(">BQqqqHHH")
 
 
-def pack_key(key: NapKey) -> bytes:
-    """A nap's key within its front end: 20 bytes, in the order of the key."""
-    return _KEY.pack(*key)
+def pack(held: Held, offset_ns: int, accepted_ns: int) -> bytes:
+    """All of a suspension but its key and its front end.
+
+    Args:
+        held: Which.
+        offset_ns: From the monotonic clock to the time of day: `sipnap.sidecar.journal.base.wall_offset_ns`.
+        accepted_ns: When it is accepted, nanoseconds since 1970.
+    """
+    route = held.route.encode()
+    due_ns = int(held.due_seconds * 1e9) + offset_ns
+    deadline_ns = due_ns + int(held.linger_seconds * 1e9)
+    work = held.work
+    if work is None or not work.names:
+        head = _HEAD.pack(PACKING_VERSION, held.sequence, accepted_ns, due_ns, deadline_ns, len(route), 0, 0)
+        return b"".join((head, route, held.payload))
+    return pack_fields(
+        held.sequence, held.route, accepted_ns, due_ns, deadline_ns, work.names[0], work.group, held.payload
+    )
 
 
-def pack(entry: Entry) -> bytes:
-    """All of an entry but its key and its front end."""
-    route, operation, group = entry.route.encode(), entry.operation.encode(), entry.group.encode()
-    head = _HEAD.pack(
-        PACKING_VERSION, entry.sequence, entry.accepted_ns, entry.due_ns, entry.deadline_ns,
-        len(route), len(operation), len(group),
-    )  # fmt: skip
-    return b"".join((head, route, operation, group, entry.payload))
+def pack_fields(
+    sequence: int,
+    route: str,
+    accepted_ns: int,
+    due_ns: int,
+    deadline_ns: int,
+    operation: str,
+    group: str,
+    payload: bytes,
+) -> bytes:
+    """`pack` from the fields of an `Entry`."""
+    texts = route.encode(), operation.encode(), group.encode()
+    head = _HEAD.pack(PACKING_VERSION, sequence, accepted_ns, due_ns, deadline_ns, *map(len, texts))
+    return b"".join((head, *texts, payload))
+
+
+def pack_whole(front_end_id: str, packed_key: bytes, packed: bytes) -> bytes:
+    """All of a suspension; `packed` from `pack`."""
+    return b"".join((_NAME_SIZES[len(front_end_id)], front_end_id.encode("ascii"), packed_key, packed))
+
+
+def unpack_whole(packed: bytes) -> Entry:
+    """The entry again, from `pack_whole`.
+
+    Raises:
+        JournalError: A newer sipnap wrote it, or nothing like sipnap did.
+    """
+    if not packed:
+        raise JournalError("a nap is damaged: it is empty")
+    key_start = 1 + packed[0]
+    start = key_start + _KEY_BYTES
+    front_end_id = packed[1:key_start].decode("ascii", "replace")
+    return unpack(front_end_id, packed[key_start:start], packed[start:])
 
 
 def unpack(front_end_id: str, packed_key: bytes, packed: bytes) -> Entry:
@@ -45,7 +86,7 @@ def unpack(front_end_id: str, packed_key: bytes, packed: bytes) -> Entry:
         for length in lengths:
             texts.append(packed[offset : offset + length].decode())
             offset += length
-        key = NapKey(*_KEY.unpack(packed_key))
+        key = NapKey.unpack(packed_key)
     except (struct.error, ValueError) as error:
         raise JournalError(f"a nap of front end {front_end_id!r} is damaged: {error}") from error
     return Entry(

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.suspension import Held, Phase
 from sipnap.sidecar.journal.base import Durability, Entry, Fenced, Journal, JournalError, Mailbox
-from sipnap.sidecar.journal.packing import pack_key, unpack
+from sipnap.sidecar.journal.packing import unpack
 from sipnap.sidecar.journal.redis_address import RedisAddress
 from sipnap.sidecar.journal.redis_client import FAILURES, Client, explain, is_disconnection, open_client
 from sipnap.sidecar.journal.redis_clock import RedisClock
@@ -149,9 +149,9 @@ class RedisJournal(Journal):
                 if grip is None:
                     continue  # it is another's: forgetting it is the other's business
                 if grip.is_loading:
-                    grip.doubtful.add(pack_key(held.key))
+                    grip.doubtful.add(held.packed_key)
                 else:
-                    plans.setdefault(grip, Plan(grip)).ends.append(pack_key(held.key))
+                    plans.setdefault(grip, Plan(grip)).ends.append(held.packed_key)
             over = set(ended)
             offset_ns = self.clock.highest_offset_ns  # never early: see RedisClock
             for held in added:
@@ -363,7 +363,7 @@ class RedisJournal(Journal):
         grip.confirmed = 0
         present = set(await self.ask(self.opened().execute_command("HKEYS", grip.keys[1])))
         held = [held for held in front_end.held.values() if held.phase in (Phase.PENDING, Phase.CONTINUING)]
-        plan = Plan(grip, ends=list(present - {pack_key(one.key) for one in held}), probes=True)
+        plan = Plan(grip, ends=list(present - {one.packed_key for one in held}), probes=True)
         offset_ns = self.clock.highest_offset_ns
         for start in range(0, len(held) + 1, _ENTRIES_PER_BATCH):
             for one in held[start : start + _ENTRIES_PER_BATCH]:

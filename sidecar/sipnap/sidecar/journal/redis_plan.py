@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.suspension import Held
-from sipnap.sidecar.journal.base import entry_of
-from sipnap.sidecar.journal.packing import pack, pack_key
+from sipnap.sidecar.journal.packing import pack
 
 _NAPS_KEPT_MS = 3600 * 1000  # beyond the last deadline: naps of front ends that never come back anywhere
 _ENTRIES_PER_SCRIPT = 1000  # Redis serves nobody else meanwhile
@@ -56,9 +56,9 @@ class Plan:
 
     def add(self, held: Held, offset_ns: int) -> None:
         """Have one more suspension written; `offset_ns` from our clock to Redis's."""
-        entry = entry_of(held, offset_ns)
-        self.additions.append((pack_key(held.key), pack(entry)))
-        self.keep_until_ms = max(self.keep_until_ms, entry.deadline_ns // 1_000_000 + _NAPS_KEPT_MS)
+        self.additions.append((held.packed_key, pack(held, offset_ns, time.monotonic_ns() + offset_ns)))
+        deadline_ms = (int(held.deadline_seconds * 1e9) + offset_ns) // 1_000_000
+        self.keep_until_ms = max(self.keep_until_ms, deadline_ms + _NAPS_KEPT_MS)
 
     def chunks(self) -> Iterator[list[bytes]]:
         """Arguments of each script call, from the number of ends on: ends first, a key may come again."""

@@ -7,8 +7,10 @@ the promise needs. The file is locked for one sidecar.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,43 +18,27 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from sipnap.sidecar.core.suspension import Held
-from sipnap.sidecar.journal.base import Durability, Entry, Journal, JournalError, entry_of, wall_offset_ns
+from sipnap.sidecar.core.suspension import Held, NapKey
+from sipnap.sidecar.journal.base import Durability, Entry, Journal, JournalError, wall_offset_ns
+from sipnap.sidecar.journal.packing import pack, pack_fields, pack_whole, unpack_whole
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """What this module writes (``PRAGMA user_version``); an older file is brought up to it, a newer one is refused."""
 
 _APPLICATION_ID = 0x534E4150  # "SNAP": says what the file is to whoever finds it (`file`, SQLite's magic list)
 _ENTRIES_PER_BATCH = 5000
-_UINT64 = 2**64
-_INT64_MAX = 2**63 - 1
-
-_MIGRATIONS = {
-    # From the version before; version 0 is an empty file.
-    1: """
-        CREATE TABLE suspension (
-            sequence INTEGER PRIMARY KEY,
-            front_end_id TEXT NOT NULL,
-            boot_epoch INTEGER NOT NULL,
-            transaction_index INTEGER NOT NULL,
-            transaction_label INTEGER NOT NULL,
-            nap_number INTEGER NOT NULL,
-            route TEXT NOT NULL,
-            accepted_ns INTEGER NOT NULL,
-            due_ns INTEGER NOT NULL,
-            deadline_ns INTEGER NOT NULL,
-            operation TEXT NOT NULL,
-            worker_group TEXT NOT NULL,
-            payload BLOB NOT NULL
-        ) STRICT;
-        CREATE TABLE probe (checked_ns INTEGER NOT NULL) STRICT;
-        INSERT INTO probe VALUES (0);
-    """,
-}
-_INSERT = f"INSERT INTO suspension VALUES ({','.join('?' * len(Entry._fields))})"
-_DELETE = "DELETE FROM suspension WHERE sequence = ?"
+_CREATE = (
+    "CREATE TABLE nap (sequence INTEGER PRIMARY KEY, packed BLOB NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS probe (checked_ns INTEGER NOT NULL) STRICT",
+    "INSERT INTO probe SELECT 0 WHERE NOT EXISTS (SELECT * FROM probe)",
+)
+_INSERT = "INSERT INTO nap VALUES (?, ?)"
+# Many rows to a statement: the interpreter's lock is given up for each statement, and to get it back from a busy loop
+# can take longer than all the rest. These sizes, so that few different statements have to be prepared.
+_ROWS_PER_INSERT = (64, 16, 4, 1)
+_DELETE = "DELETE FROM nap WHERE sequence IN (SELECT value FROM json_each(?))"
 _PROBE = "UPDATE probe SET checked_ns = checked_ns + 1"
-_SELECT = "SELECT * FROM suspension WHERE sequence > ? ORDER BY sequence LIMIT ?"
+_SELECT = "SELECT sequence, packed FROM nap WHERE sequence > ? ORDER BY sequence LIMIT ?"
 
 _Result = TypeVar("_Result")
 
@@ -80,15 +66,22 @@ class SqliteJournal(Journal):
         await self._run(self._open)
         reading = asyncio.create_task(self._run(lambda: self._read(0)))
         while batch := await reading:
-            last_sequence = batch[-1].sequence
+            last_sequence = batch[-1][0]
             reading = asyncio.create_task(self._run(partial(self._read, last_sequence)))  # while this batch is restored
-            yield batch
+            yield [unpack_whole(packed) for _, packed in batch]
 
     async def commit(self, added: Sequence[Held], ended: Sequence[Held]) -> None:
         """Write one transaction and sync it."""
         offset_ns = wall_offset_ns()
-        rows = [_to_row(entry_of(held, offset_ns)) for held in added]
-        sequences = [(held.sequence,) for held in ended]
+        accepted_ns = time.monotonic_ns() + offset_ns
+        rows = [
+            (
+                held.sequence,
+                pack_whole(held.front_end.front_end_id, held.packed_key, pack(held, offset_ns, accepted_ns)),
+            )
+            for held in added
+        ]
+        sequences = [held.sequence for held in ended]
         await self._run(lambda: self._write(rows, sequences))
 
     async def close(self) -> None:
@@ -132,25 +125,26 @@ class SqliteJournal(Journal):
                 f"journal {self.path}: was written by a newer sipnap (schema {version}, this one knows up to "
                 f"{SCHEMA_VERSION}); run that version, or give another path"
             )
+        if version < SCHEMA_VERSION:
+            for statement in _CREATE:
+                connection.execute(statement)
+            if version == 1:
+                _convert_from_1(connection)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute("COMMIT")
-        for step in range(version + 1, SCHEMA_VERSION + 1):
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {_MIGRATIONS[step]}; PRAGMA user_version = {step}; "
-                f"PRAGMA application_id = {_APPLICATION_ID}; COMMIT;"
-            )
 
-    def _read(self, last_sequence: int) -> list[Entry]:
-        rows = self._opened().execute(_SELECT, (last_sequence, _ENTRIES_PER_BATCH))
-        return [_from_row(row) for row in rows]
+    def _read(self, last_sequence: int) -> list[tuple[int, bytes]]:
+        return self._opened().execute(_SELECT, (last_sequence, _ENTRIES_PER_BATCH)).fetchall()
 
-    def _write(self, rows: list[Entry], sequences: list[tuple[int]]) -> None:
+    def _write(self, rows: list[tuple[int, bytes]], sequences: list[int]) -> None:
         connection = self._opened()
         try:
             connection.execute("BEGIN IMMEDIATE")
             if rows:
-                connection.executemany(_INSERT, rows)
+                _insert(connection, rows)
             if sequences:
-                connection.executemany(_DELETE, sequences)
+                connection.execute(_DELETE, (str(sequences),))
             if not rows and not sequences:
                 connection.execute(_PROBE)
             connection.execute("COMMIT")
@@ -193,13 +187,21 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
 
 
-def _to_row(entry: Entry) -> Entry:
-    """SQLite's integers are signed; only a boot epoch can be too large for that."""
-    if entry.boot_epoch > _INT64_MAX:
-        return entry._replace(boot_epoch=entry.boot_epoch - _UINT64)
-    return entry
+def _convert_from_1(connection: sqlite3.Connection) -> None:
+    """Version 1 had a column for each field of an entry; its boot epochs were signed."""
+    for sequence, front_end_id, *key, route, accepted, due, deadline, operation, group, payload in connection.execute(
+        "SELECT * FROM suspension"
+    ).fetchall():
+        packed = pack_fields(sequence, route, accepted, due, deadline, operation, group, payload)
+        nap_key = NapKey(key[0] % 2**64, *key[1:])
+        connection.execute(_INSERT, (sequence, pack_whole(front_end_id, nap_key.pack(), packed)))
+    connection.execute("DROP TABLE suspension")
 
 
-def _from_row(row: tuple[object, ...]) -> Entry:
-    entry = Entry._make(row)  # the table is STRICT: columns have the types of the fields
-    return entry._replace(boot_epoch=entry.boot_epoch + _UINT64) if entry.boot_epoch < 0 else entry
+def _insert(connection: sqlite3.Connection, rows: list[tuple[int, bytes]]) -> None:
+    start = 0
+    for size in _ROWS_PER_INSERT:
+        while len(rows) - start >= size:
+            values = itertools.chain.from_iterable(rows[start : start + size])
+            connection.execute(_INSERT + ", (?, ?)" * (size - 1), tuple(values))
+            start += size

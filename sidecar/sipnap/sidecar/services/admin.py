@@ -67,13 +67,13 @@ class AdminServicer(AdminServiceServicer):
                 )
                 for front_end in engine.front_ends.values()
             ],
-            worker_groups=[_group_status(group) for group in engine.groups.values()],
+            worker_groups=[_group_status(group) for group in engine.jobs.groups.values()],
             lateness=_distribution(self._dispatcher.lateness),
         )
 
     async def SetWorkers(self, request: admin.SetWorkersRequest, context: Context) -> admin.SetWorkersResponse:
         """Resize a group while it runs."""
-        groups = self._dispatcher.engine.groups
+        groups = self._dispatcher.engine.jobs.groups
         group = groups.get(request.group)
         if group is None:
             await abort(

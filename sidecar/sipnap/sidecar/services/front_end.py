@@ -9,10 +9,13 @@ from contextlib import suppress
 from typing import Any
 
 import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
 
-from sipnap.client.gather import Gatherer
-from sipnap.client.keys import is_front_end_id
-from sipnap.client.outstanding import set_duration
+from sipnap.client.frames import SESSION_METHOD, SessionFrame
+from sipnap.client.gather import GATHER_SECONDS, Gatherer
+from sipnap.client.keys import fill_key, is_front_end_id
+from sipnap.client.outstanding import seconds_of, set_duration
 from sipnap.client.session import PROTOCOL_VERSION
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.suspension import Held, NapKey, Outcome, Phase, Reason, Refused
@@ -31,29 +34,43 @@ from sipnap.sidecar.services.translate import (
     request_from,
 )
 from sipnap.v1 import front_end_service_pb2 as wire
-from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceServicer
+from sipnap.v1 import suspension_pb2 as pb
 
 _MOST_CONTINUES_PER_MESSAGE = 512
+_MOST_AHEAD_SECONDS = 1.0
+_MANY_SENT = 10_000
 _MOST_RESULT_BYTES_PER_MESSAGE = 1024 * 1024  # far below `MAX_MESSAGE_BYTES`, over which gRPC ends the stream
+
+_ENDS_OF_STREAMS = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
 
 log = logging.getLogger("sipnap.sidecar")
 
 
-class FrontEndServicer(FrontEndServiceServicer):
+def add_front_end_service(server: grpc.aio.Server, servicer: FrontEndServicer) -> None:
+    """What the generated function does, but requests come as `SessionFrame`."""
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.Session,
+        request_deserializer=SessionFrame.FromString,
+        response_serializer=wire.SessionResponse.SerializeToString,
+    )
+    _, service, name = SESSION_METHOD.split("/")
+    server.add_registered_method_handlers(service, {name: method})
+
+
+class FrontEndServicer:
     """See `protos/sipnap/v1/front_end_service.proto`."""
 
     def __init__(self, dispatcher: Dispatcher, instance_id: str) -> None:
         self._dispatcher = dispatcher
         self._instance_id = instance_id
 
-    async def Session(  # type: ignore[override]  # grpc.aio's form with read and write, not a generator
-        self, requests: AsyncIterator[wire.SessionRequest], context: Context
-    ) -> None:
+    async def Session(self, requests: AsyncIterator[SessionFrame], context: Context) -> None:
         """Serve one stream until either side ends it."""
         hello = await self._read_hello(requests, context)
-        session = _Session(self._dispatcher, context)
+        ahead_seconds = min(max(seconds_of(hello.ahead), 0.0), _MOST_AHEAD_SECONDS)
+        session = _Session(self._dispatcher, context, ahead_seconds)
         try:
-            front_end = await self._dispatcher.attach(hello.front_end_id, hello.boot_epoch, session)
+            front_end = await self._dispatcher.attach(hello.front_end_id, hello.boot_epoch, session, ahead_seconds)
         except Refused as refused:
             await refuse(context, refused)
         except JournalError as error:
@@ -72,12 +89,14 @@ class FrontEndServicer(FrontEndServiceServicer):
             self._dispatcher.detach(front_end, session)
             for task in (reader, writer):
                 task.cancel()
-            await asyncio.gather(reader, writer, return_exceptions=True)
+            failure, _ = await asyncio.gather(reader, writer, return_exceptions=True)
+            if isinstance(failure, Exception) and not isinstance(failure, _ENDS_OF_STREAMS):
+                log.error("session failed, please report it front_end=%s", hello.front_end_id, exc_info=failure)
             log.info("front end disconnected front_end=%s held=%d", hello.front_end_id, len(front_end.held))
         if session.superseded.done():
             await abort(context, grpc.StatusCode.ABORTED, "SUPERSEDED", session.superseded.result())
 
-    async def _read_hello(self, requests: AsyncIterator[wire.SessionRequest], context: Context) -> wire.Hello:
+    async def _read_hello(self, requests: AsyncIterator[SessionFrame], context: Context) -> wire.Hello:
         first = await anext(requests, None)
         if first is None or not first.HasField("hello"):
             await refuse(context, Refused(Reason.INVALID, "the first message of a session has to carry hello"))
@@ -103,12 +122,18 @@ class FrontEndServicer(FrontEndServiceServicer):
 class _Session:
     """One open stream: what waits to be written, and how what is read is carried out."""
 
-    def __init__(self, dispatcher: Dispatcher, context: Context) -> None:
+    def __init__(self, dispatcher: Dispatcher, context: Context, ahead_seconds: float) -> None:
         self._dispatcher = dispatcher
         self._context = context
-        self._gatherer = Gatherer()
+        # What is handed out ahead of its time has time to gather.
+        self._gatherer = Gatherer(max(GATHER_SECONDS, ahead_seconds / 2))
+        self._ahead_seconds = ahead_seconds
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
         self._response = wire.SessionResponse()
         self._continues: list[Held] = []
+        self._sent: dict[int, Held] = {}
+        self._continue_number = 0
         self.superseded: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     # What the dispatcher and the servicer ask for
@@ -130,8 +155,15 @@ class _Session:
 
     def send_continue(self, held: Held) -> None:
         """See `sipnap.sidecar.dispatcher.Connection`."""
+        lead_seconds = held.due_seconds - self._clock() if held.work is None else 0.0
+        if lead_seconds > self._ahead_seconds:  # begun for a session that took it earlier than this one
+            self._loop.call_at(held.due_seconds - self._ahead_seconds, self.send_continue, held)
+            return
         self._continues.append(held)
-        self._gatherer.wake()
+        if lead_seconds > self._ahead_seconds / 2:
+            self._gatherer.wake()
+        else:
+            self._gatherer.hurry()
 
     def supersede(self, reason: str) -> None:
         """See `sipnap.sidecar.dispatcher.Connection`."""
@@ -164,14 +196,22 @@ class _Session:
                     break
 
     def _add_continues(self, response: wire.SessionResponse) -> None:
-        engine = self._dispatcher.engine
+        mark_sent = self._dispatcher.engine.mark_sent
+        if len(self._sent) > 2 * len(self._continues) + _MANY_SENT:
+            # Those that did not end by their number: cancelled, gone, given up.
+            self._sent = {number: held for number, held in self._sent.items() if held.phase is Phase.CONTINUING}
+        now = self._clock()
         taken = large_bytes = 0
         for held in self._continues[:_MOST_CONTINUES_PER_MESSAGE]:
             taken += 1
             if held.phase is not Phase.CONTINUING:  # it has been given up since
                 continue
+            self._continue_number += 1
+            self._sent[self._continue_number] = held
             message = response.continues.add()
-            continue_message(held, engine.mark_sent(held), message)
+            continue_message(held, mark_sent(held), self._continue_number, message)
+            if held.work is None and held.due_seconds > now:
+                message.wait_us = int((held.due_seconds - now) * 1e6) + 1  # rather too much: never early
             if held.work is not None or not held.key.nap_number:  # results and data of tasks may be large
                 large_bytes += message.ByteSize()
                 if large_bytes > _MOST_RESULT_BYTES_PER_MESSAGE:
@@ -180,15 +220,18 @@ class _Session:
 
     # Reading
 
-    async def read(self, requests: AsyncIterator[wire.SessionRequest], front_end: FrontEnd) -> None:
+    async def read(self, requests: AsyncIterator[SessionFrame], front_end: FrontEnd) -> None:
         """Carry out what comes, until the stream ends. A bad entry is refused by itself."""
         with suppress(asyncio.CancelledError):
             async for request in requests:
                 if request.suspends:
                     self._suspend(request, front_end)
-                for key in request.cancels:
-                    outcome = self._dispatcher.cancel(front_end.front_end_id, nap_key(key))
-                    self._response.cancel_results.add(key=key, outcome=CANCEL_TO_WIRE[outcome])
+                for key in map(nap_key, request.cancels):
+                    outcome = self._dispatcher.cancel(front_end.front_end_id, key)
+                    fill_key(self._response.cancel_results.add(outcome=CANCEL_TO_WIRE[outcome]).key, key)
+                if request.applied:
+                    sent = self._sent
+                    self._dispatcher.applied(held for number in request.applied if (held := sent.pop(number, None)))
                 if request.results:
                     self._dispatcher.settle(front_end, _answers(request, front_end))
                 if request.HasField("heartbeat"):
@@ -196,20 +239,25 @@ class _Session:
                 if request.cancels or request.HasField("heartbeat"):
                     self._gatherer.wake()
 
-    def _suspend(self, request: wire.SessionRequest, front_end: FrontEnd) -> None:
+    def _suspend(self, request: SessionFrame, front_end: FrontEnd) -> None:
         engine = self._dispatcher.engine
         answer = wire.FrameResult(frame_number=request.frame_number)
         batch: list[Held] = []
         repeated: list[Held] = []
-        for suspension in request.suspends:
+        read, epoch = pb.Suspension.FromString, front_end.boot_epoch
+        for encoded in request.suspends:
             try:
-                held, is_new = engine.reserve(front_end, request_from(suspension, front_end.boot_epoch))
+                suspension = read(encoded)
+                held, is_new = engine.reserve(front_end, request_from(suspension, epoch, encoded))
             except Refused as refused:
                 refusal = answer.refusals.add(
                     key=suspension.key, reason=REASON_TO_WIRE[refused.reason], message=refused.message
                 )
                 if refused.retry_after_seconds is not None:
                     set_duration(refusal.retry_after, refused.retry_after_seconds)
+                continue
+            except DecodeError:
+                answer.refusals.add(reason=REASON_TO_WIRE[Reason.INVALID], message="it cannot be decoded")
                 continue
             if is_new:
                 batch.append(held)
@@ -223,8 +271,7 @@ class _Session:
             for held in not_kept:
                 message = str(error or "the journal did not take it")
                 refusal = answer.refusals.add(reason=REASON_TO_WIRE[Reason.JOURNAL_UNAVAILABLE], message=message)
-                key = refusal.key
-                key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = held.key
+                fill_key(refusal.key, held.key)
             self._response.frame_results.append(answer)
             if answer.refusals:
                 self._gatherer.wake()
@@ -234,7 +281,7 @@ class _Session:
         self._dispatcher.submit(batch, done)
 
 
-def _answers(request: wire.SessionRequest, front_end: FrontEnd) -> Iterator[tuple[NapKey, Outcome]]:
+def _answers(request: SessionFrame, front_end: FrontEnd) -> Iterator[tuple[NapKey, Outcome]]:
     for result in request.results:
         outcome = OUTCOME_FROM_WIRE.get(result.outcome)
         if outcome is None:

@@ -157,5 +157,5 @@ def _new_task_key(front_end: FrontEnd) -> NapKey:
     while True:
         number = secrets.randbits(64)
         key = NapKey(front_end.boot_epoch, number >> 32, number & 0xFFFFFFFF, _TASK_NAP_NUMBER)
-        if key not in front_end.held:
+        if key.pack() not in front_end.held:
             return key

@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 
 from sipnap.client.errors import ERROR_DOMAIN
 from sipnap.client.outstanding import seconds_of, set_duration
+from sipnap.client.request_head import complete
 from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome, Phase, Reason, Refused, Request, Status
 from sipnap.sidecar.journal.base import Durability
 from sipnap.sidecar.workers.base import operations_of
@@ -67,49 +68,52 @@ def key_message(front_end_id: str, key: NapKey) -> pb.SuspensionKey:
     )
 
 
-def request_from(suspension: pb.Suspension, present_epoch: int) -> Request:
-    """A request for the core to judge; boot epoch 0 becomes the present one."""
-    if not suspension.key.boot_epoch:
-        suspension.key.boot_epoch = present_epoch
+def request_from(suspension: pb.Suspension, present_epoch: int, encoded: bytes | None = None) -> Request:
+    """A request for the core to judge; boot epoch 0 becomes the present one. `encoded`: the same message as it came."""
+    key = suspension.key
     return Request(
-        nap_key(suspension.key),
+        NapKey(key.boot_epoch or present_epoch, key.transaction_index, key.transaction_label, key.nap_number),
         suspension.resume_route,
         seconds_of(suspension.delay),
         seconds_of(suspension.deadline) if suspension.HasField("deadline") else None,
-        suspension.SerializeToString(),
+        suspension.SerializeToString() if encoded is None else encoded,
         operations_of(suspension) if suspension.operations else (),
     )
 
 
-def continue_message(held: Held, attempt: int, message: pb.Continue) -> None:
+def continue_message(held: Held, attempt: int, number: int, message: pb.Continue) -> None:
     """Fill in the continue of a suspension; the front end id is implied in a session."""
     key = message.key
-    key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = held.key
+    key.boot_epoch, key.transaction_index, key.transaction_label, nap_number = held.key
+    key.nap_number = nap_number
     message.resume_route = held.route
     message.attempt = attempt
-    message.status = STATUS_TO_WIRE[held.status]
-    if held.error:
-        message.error = held.error
+    message.continue_number = number
     work = held.work
-    if work is not None:
-        if work.error_code:
-            message.error_code = work.error_code
+    if work is None:
+        message.status = pb.CONTINUE_STATUS_OK
+    else:
+        message.status = STATUS_TO_WIRE[work.status]
+        message.error = work.error
+        message.error_code = work.error_code
         for value in work.values:
             message.values.add().MergeFromString(value)
-    if not held.key.nap_number:  # a task; its data stays in the payload until then
+    if not nap_number:  # a task; its data stays in the payload until then
         message.data = pb.Suspension.FromString(held.payload).data
 
 
 def info_message(held: Held, now_seconds: float) -> pb.SuspensionInfo:
     """What Get and List tell of a suspension."""
+    suspension = pb.Suspension.FromString(held.payload)
     info = pb.SuspensionInfo(
-        suspension=pb.Suspension.FromString(held.payload),
+        suspension=suspension,
         phase=pb.SUSPENSION_PHASE_CONTINUING if held.phase is Phase.CONTINUING else pb.SUSPENSION_PHASE_PENDING,
-        accept_time=wall_time(held.accepted_seconds, now_seconds),
+        accept_time=wall_time(held.due_seconds - seconds_of(suspension.delay), now_seconds),
         due_time=wall_time(held.due_seconds, now_seconds),
         attempt=held.attempt,
     )
-    info.suspension.key.front_end_id = held.front_end.front_end_id
+    complete(info.suspension.state)
+    info.suspension.key.CopyFrom(key_message(held.front_end.front_end_id, held.key))
     return info
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sipnap.client.outstanding import seconds_of
+from sipnap.client.request_head import complete
 from sipnap.sidecar.core.groups import Job, WorkerGroup
 from sipnap.sidecar.core.suspension import OperationRequest
 from sipnap.v1 import suspension_pb2 as pb
@@ -31,7 +32,7 @@ class WorkerPool(Protocol):
 def work_of(job: Job) -> tuple[pb.Operation, pb.TransactionState]:
     """What a job is to do: the operation as it was asked for (arguments, prefix), and what is known of the request."""
     suspension = pb.Suspension.FromString(job.held.payload)
-    return suspension.operations[job.index], suspension.state
+    return suspension.operations[job.index], complete(suspension.state)
 
 
 def operations_of(suspension: pb.Suspension) -> tuple[OperationRequest, ...]:

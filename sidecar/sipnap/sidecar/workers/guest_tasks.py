@@ -15,6 +15,7 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 
 from sipnap.client.keys import SuspensionKey
+from sipnap.client.request_head import complete
 from sipnap.sidecar.core.groups import JobResult
 from sipnap.sidecar.core.leases import Lease
 from sipnap.sidecar.journal.base import JournalError
@@ -60,7 +61,7 @@ class GuestTask:
         self._guests = guests
         suspension = pb.Suspension.FromString(held.task.body)
         self._wanted = suspension.operations[int(held.task.name.rpartition("#")[2])]
-        self._state = suspension.state
+        self._state = complete(suspension.state)
 
     @property
     def operation(self) -> str:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Container, Iterable
 from typing import TYPE_CHECKING, Protocol
 
+from sipnap.client.request_head import complete
 from sipnap.sidecar.core.groups import TIMEOUT, Job, JobResult, WorkerGroup, WorkerKind
 from sipnap.sidecar.core.leases import Lease, LeaseBook, Worker
 from sipnap.v1 import suspension_pb2 as pb
@@ -128,7 +129,7 @@ class LocalTask:
         suspension, job = self._suspension, self.job
         message.operation = job.operation
         message.arguments.extend(suspension.operations[job.index].arguments)
-        message.state.CopyFrom(suspension.state)
+        message.state.CopyFrom(complete(suspension.state))
         key = message.key
         key.front_end_id = job.held.front_end.front_end_id
         key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = job.held.key
@@ -358,7 +359,7 @@ class RemotePool:
 
     def groups(self, kind: WorkerKind) -> list[WorkerGroup]:
         """The groups of a kind."""
-        return [group for group in self._dispatcher.engine.groups.values() if group.kind is kind]
+        return [group for group in self._dispatcher.engine.jobs.groups.values() if group.kind is kind]
 
     @property
     def worker_count(self) -> int:

@@ -161,7 +161,7 @@ class SharedPool:
             raise OwnerRefused(b"") from error
         if any(self._dispatcher.is_claiming(result.taken.name.partition("/")[0]) for result in results):
             raise OwnerRefused(b"")  # what they are for may be known in a moment
-        group = self._dispatcher.engine.groups.get(group_name.decode())
+        group = self._dispatcher.engine.jobs.groups.get(group_name.decode())
         try:
             if group is not None and group.kind is WorkerKind.REMOTE:
                 return bytes(await self._queue_of(group).owned.settle(results, is_sure=True))
