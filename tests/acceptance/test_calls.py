@@ -16,7 +16,7 @@ def test_what_is_shipped(stack: Stack, caller: Caller) -> None:
     call = caller.invite(nap_ms=2000, headers=b'X-Tenant: t:1;"a" \xc3\xa9\r\n')
     suspension = stack.held_for(call).suspension
     state = suspension.state
-    number = call.branch.rpartition(b"-")[2]
+    number = call.branch.rpartition(b"-")[2].lstrip(b"0")
     assert state.method == b"INVITE"
     assert state.request_uri == b"sip:nap@127.0.0.1"
     assert getattr(state, "from") == b"<sip:caller@127.0.0.1>;tag=" + number

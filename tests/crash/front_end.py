@@ -76,7 +76,7 @@ class FrontEnd:
             try:
                 async with grpc.aio.insecure_channel(next(self._targets), options=_OPTIONS) as channel:
                     await self._converse(channel)
-            except grpc.RpcError:
+            except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):  # also: it ended under our hands
                 await asyncio.sleep(0.02)
 
     async def _converse(self, channel: grpc.aio.Channel) -> None:

@@ -72,21 +72,24 @@ async def kill_sqlite(
                 progress(
                     f"{done} kills, {front_end.tally.submitted} suspensions, {len(front_end.tally.applied)} continued"
                 )
-        return await _finish(front_end, done)
+        return await _finish(front_end, done, running)
     finally:
-        sidecar.__exit__(None, None, None)
+        # Before the sidecar ends: what its end brings can hide a cancel from the front end, which then goes on for ever.
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+        sidecar.__exit__(None, None, None)
 
 
 async def _start(directory: Path, port: int) -> Sidecar:
     return await asyncio.to_thread(Sidecar, "--journal", f"sqlite:{directory}/journal.sqlite3", port=port)
 
 
-async def _finish(front_end: FrontEnd, faults: int) -> Outcome:
+async def _finish(front_end: FrontEnd, faults: int, running: asyncio.Task[None]) -> Outcome:
     """Submit no more, and wait for what was acknowledged."""
     front_end.rate = 0
     end = time.monotonic() + _PATIENCE_SECONDS
     while front_end.tally.acknowledged and time.monotonic() < end:
+        if running.done():
+            running.result()  # it never returns: this raises what ended the front end
         await asyncio.sleep(0.02)
     return Outcome(faults, front_end.tally, len(front_end.tally.acknowledged))

@@ -63,12 +63,12 @@ async def stop_owners(
                     f"{done} faults, {fenced} stale owners fenced, {front_end.tally.submitted} suspensions, "
                     f"{len(front_end.tally.applied)} continued"
                 )
-        return await _finish(front_end, done)
+        return await _finish(front_end, done, running)
     finally:
+        running.cancel()  # before the sidecars end: see `kill_sqlite`
+        await asyncio.gather(running, return_exceptions=True)
         for sidecar in sidecars:
             sidecar.__exit__(None, None, None)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 def _owner(redis: RedisServer) -> str:
