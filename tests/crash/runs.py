@@ -74,7 +74,7 @@ async def kill_sqlite(
                 )
         return await _finish(front_end, done, running)
     finally:
-        # Before the sidecar ends: what its end brings can hide a cancel from the front end, which then goes on for ever.
+        # Before the sidecar ends: its end can hide a cancel from the front end, which then goes on for ever.
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         sidecar.__exit__(None, None, None)
