@@ -211,8 +211,8 @@ async def test_a_worker_that_drains_finishes_what_it_has(far_sidecar: Sidecar) -
 async def test_a_second_signal_ends_a_worker_at_once(far_sidecar: Sidecar) -> None:
     with worker_process(far_sidecar.target) as worker:
         async with driving(far_sidecar.target) as driver:
-            driver.ask("echo", {"ms": 20_000})
-            await until_group(far_sidecar.target, lambda group: group.busy == 1)
+            driver.ask("echo", {"ms": 20_000, "say": True})
+            await asyncio.to_thread(worker.wait_output, "echo has begun")
             worker.signal(signal.SIGTERM)
             worker.wait_output("worker drains in_hand=1")
             worker.signal(signal.SIGTERM)

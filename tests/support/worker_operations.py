@@ -15,7 +15,9 @@ _EXTRA_SECONDS = int(os.environ.get("WORKER_EXTRA_MS", "0")) / 1000  # makes a s
 
 
 async def echo(arguments: Mapping[str, Value], state: pb.TransactionState) -> Mapping[str, Value]:
-    """Gives back its arguments, who it is, and the Call-ID; after `ms` milliseconds."""
+    """Gives back its arguments, who it is, and the Call-ID; after `ms` milliseconds. Says so first, if it is to."""
+    if "say" in arguments:
+        print("echo has begun", flush=True)
     await asyncio.sleep(_number(arguments, "ms") / 1000 + _EXTRA_SECONDS)
     return {**arguments, "pid": os.getpid(), "call_id": state.call_id}
 
