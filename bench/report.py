@@ -69,7 +69,7 @@ def section(found: Results) -> str:
     """The README's section: the figures that decide, and what is slower than the peer."""
     if not rows_of(found, "capacity"):
         return f"\n{_NOT_MEASURED}\n"
-    parts = [f"Measured with `python -m bench full` on {_machine(found, 'capacity')}.", _summary_table(found)]
+    parts = [f"Measured with `python -m bench` on {_machine(found, 'capacity')}.", _summary_table(found)]
     worse = _worse(comparisons(found))
     if worse:
         parts.append("Where the peer is ahead:\n\n" + "\n".join(worse))
@@ -85,8 +85,8 @@ def document(found: Results) -> str:
     """The whole page."""
     head = "# Performance\n\n" + _paragraph(
         "Written by `python -m bench report` from the results in [bench/results](../bench/results), which hold each "
-        "single measurement and the machine. `make bench` runs the short form of all benchmarks, `python -m bench "
-        "full` the one shown here; `python -m bench NAME --help` says what each can do."
+        "single measurement, its settings and the machine. `make bench` runs the short form of all benchmarks, `python "
+        "-m bench full` the long one; `python -m bench NAME --help` says what each can do."
     )
     parts = [part for part in _parts(found) if part]
     return head + ("\n".join(parts) if parts else _NOT_MEASURED)
