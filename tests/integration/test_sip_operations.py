@@ -151,7 +151,7 @@ def test_the_example(shared: Parts) -> None:
 def test_a_drain_waits_for_a_task() -> None:
     with Sidecar() as sidecar, FrontEnd(sidecar.target, routes=ROUTES) as front_end, Client(sidecar.target) as client:
         client.run_task("sip", "SLOW", b"1")
-        wait_until(lambda: client.status().continuing == 1, 2, "the task at the front end")
+        front_end.wait_output("slow task begun", 3)
         front_end.signal(signal.SIGTERM)
         assert front_end.wait(5) == 0
         front_end.wait_output("slow task done", 1)
@@ -163,7 +163,7 @@ def test_a_task_that_runs_while_the_sidecar_is_killed_runs_once(tmp_path: Path) 
     with Sidecar(*journal) as sidecar, FrontEnd(sidecar.target, routes=ROUTES) as front_end:
         with Client(sidecar.target) as client:
             key = client.run_task("sip", "SLOW", b"1.5")
-            wait_until(lambda: client.status().continuing == 1, 2, "the task at the front end")
+            front_end.wait_output("slow task begun", 3)
         sidecar.kill()
         with Sidecar(*journal, port=sidecar.port) as again, Client(again.target) as client:
             wait_until(lambda: client.status().continuing == 1, 5, "the task sent again")

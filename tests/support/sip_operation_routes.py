@@ -60,5 +60,6 @@ async def raises(task: Task) -> None:
 
 @app.task("SLOW")
 async def slow(task: Task) -> None:
+    print("slow task begun", flush=True)
     await asyncio.sleep(float(task.data))
     print(f"slow task done {task.key}", flush=True)
