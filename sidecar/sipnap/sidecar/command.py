@@ -121,6 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
     from sipnap.sidecar.server import Settings, serve
 
     try:
+        groups = with_default(arguments.group, arguments.workers)  # first: a slip in them is the one line that is told
         lookups, close_lookups = offers.operations_from(arguments)
         settings = Settings(
             listen=arguments.listen,
@@ -131,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
                 max_pending=arguments.max_pending,
                 max_entry_bytes=arguments.max_entry_bytes,
             ),
-            groups=with_default(arguments.group, arguments.workers),
+            groups=groups,
             max_queued=arguments.max_queued,
             operations=lookups | load_operations(arguments.operations),
             close_operations=close_lookups,
