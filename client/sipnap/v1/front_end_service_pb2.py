@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from sipnap.v1 import suspension_pb2 as sipnap_dot_v1_dot_suspension__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sipnap/v1/front_end_service.proto\x12\tsipnap.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asipnap/v1/suspension.proto\"u\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x14\n\x0c\x66ront_end_id\x18\x02 \x01(\t\x12\x12\n\nboot_epoch\x18\x03 \x01(\x04\x12(\n\x05\x61head\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaa\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12)\n\ndurability\x18\x03 \x01(\x0e\x32\x15.sipnap.v1.Durability\x12,\n\tmax_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fmax_entry_bytes\x18\x05 \x01(\r\"\x81\x02\n\x0eSessionRequest\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.sipnap.v1.Hello\x12\x14\n\x0c\x66rame_number\x18\x02 \x01(\x04\x12\'\n\x08suspends\x18\x03 \x03(\x0b\x32\x15.sipnap.v1.Suspension\x12)\n\x07\x63\x61ncels\x18\x04 \x03(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12*\n\x07results\x18\x05 \x03(\x0b\x32\x19.sipnap.v1.ContinueResult\x12\'\n\theartbeat\x18\x06 \x01(\x0b\x32\x14.sipnap.v1.Heartbeat\x12\x0f\n\x07\x61pplied\x18\x07 \x03(\x04\"\xb0\x02\n\x0fSessionResponse\x12#\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.sipnap.v1.Welcome\x12-\n\rframe_results\x18\x02 \x03(\x0b\x32\x16.sipnap.v1.FrameResult\x12/\n\x0e\x63\x61ncel_results\x18\x03 \x03(\x0b\x32\x17.sipnap.v1.CancelResult\x12&\n\tcontinues\x18\x04 \x03(\x0b\x32\x13.sipnap.v1.Continue\x12#\n\x07\x63redits\x18\x05 \x01(\x0b\x32\x12.sipnap.v1.Credits\x12\"\n\x07go_away\x18\x06 \x01(\x0b\x32\x11.sipnap.v1.GoAway\x12\'\n\theartbeat\x18\x07 \x01(\x0b\x32\x14.sipnap.v1.Heartbeat\"d\n\x0e\x43ontinueResult\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.sipnap.v1.ContinueOutcome\"I\n\x0b\x46rameResult\x12\x14\n\x0c\x66rame_number\x18\x01 \x01(\x04\x12$\n\x08refusals\x18\x02 \x03(\x0b\x32\x12.sipnap.v1.Refusal\"\x9b\x01\n\x07Refusal\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.sipnap.v1.RefusalReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x0c\x43\x61ncelResult\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12)\n\x07outcome\x18\x02 \x01(\x0e\x32\x18.sipnap.v1.CancelOutcome\"\x1e\n\x07\x43redits\x12\x13\n\x0bmax_pending\x18\x01 \x01(\r\"\x18\n\x06GoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1a\n\tHeartbeat\x12\r\n\x05nonce\x18\x01 \x01(\x04\x32W\n\x0f\x46rontEndService\x12\x44\n\x07Session\x12\x19.sipnap.v1.SessionRequest\x1a\x1a.sipnap.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!sipnap/v1/front_end_service.proto\x12\tsipnap.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1asipnap/v1/suspension.proto\"u\n\x05Hello\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x14\n\x0c\x66ront_end_id\x18\x02 \x01(\t\x12\x12\n\nboot_epoch\x18\x03 \x01(\x04\x12(\n\x05\x61head\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xaa\x01\n\x07Welcome\x12\x18\n\x10protocol_version\x18\x01 \x01(\r\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12)\n\ndurability\x18\x03 \x01(\x0e\x32\x15.sipnap.v1.Durability\x12,\n\tmax_delay\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fmax_entry_bytes\x18\x05 \x01(\r\"\x92\x02\n\x0eSessionRequest\x12\x1f\n\x05hello\x18\x01 \x01(\x0b\x32\x10.sipnap.v1.Hello\x12\x14\n\x0c\x66rame_number\x18\x02 \x01(\x04\x12\'\n\x08suspends\x18\x03 \x03(\x0b\x32\x15.sipnap.v1.Suspension\x12)\n\x07\x63\x61ncels\x18\x04 \x03(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12*\n\x07results\x18\x05 \x03(\x0b\x32\x19.sipnap.v1.ContinueResult\x12\'\n\theartbeat\x18\x06 \x01(\x0b\x32\x14.sipnap.v1.Heartbeat\x12\x0f\n\x07\x61pplied\x18\x07 \x03(\x04\x12\x0f\n\x07left_us\x18\x08 \x03(\x04\"\xbd\x02\n\x0fSessionResponse\x12#\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.sipnap.v1.Welcome\x12-\n\rframe_results\x18\x02 \x03(\x0b\x32\x16.sipnap.v1.FrameResult\x12/\n\x0e\x63\x61ncel_results\x18\x03 \x03(\x0b\x32\x17.sipnap.v1.CancelResult\x12&\n\tcontinues\x18\x04 \x03(\x0b\x32\x13.sipnap.v1.Continue\x12#\n\x07\x63redits\x18\x05 \x01(\x0b\x32\x12.sipnap.v1.Credits\x12\"\n\x07go_away\x18\x06 \x01(\x0b\x32\x11.sipnap.v1.GoAway\x12\'\n\theartbeat\x18\x07 \x01(\x0b\x32\x14.sipnap.v1.Heartbeat\x12\x0b\n\x03\x64ue\x18\x08 \x03(\x04\"d\n\x0e\x43ontinueResult\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.sipnap.v1.ContinueOutcome\"Z\n\x0b\x46rameResult\x12\x14\n\x0c\x66rame_number\x18\x01 \x01(\x04\x12$\n\x08refusals\x18\x02 \x03(\x0b\x32\x12.sipnap.v1.Refusal\x12\x0f\n\x07numbers\x18\x03 \x03(\x04\"\x9b\x01\n\x07Refusal\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12(\n\x06reason\x18\x02 \x01(\x0e\x32\x18.sipnap.v1.RefusalReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12.\n\x0bretry_after\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"`\n\x0c\x43\x61ncelResult\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.sipnap.v1.SuspensionKey\x12)\n\x07outcome\x18\x02 \x01(\x0e\x32\x18.sipnap.v1.CancelOutcome\"\x1e\n\x07\x43redits\x12\x13\n\x0bmax_pending\x18\x01 \x01(\r\"\x18\n\x06GoAway\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x1a\n\tHeartbeat\x12\r\n\x05nonce\x18\x01 \x01(\x04\x32W\n\x0f\x46rontEndService\x12\x44\n\x07Session\x12\x19.sipnap.v1.SessionRequest\x1a\x1a.sipnap.v1.SessionResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,23 +38,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WELCOME']._serialized_start=228
   _globals['_WELCOME']._serialized_end=398
   _globals['_SESSIONREQUEST']._serialized_start=401
-  _globals['_SESSIONREQUEST']._serialized_end=658
-  _globals['_SESSIONRESPONSE']._serialized_start=661
-  _globals['_SESSIONRESPONSE']._serialized_end=965
-  _globals['_CONTINUERESULT']._serialized_start=967
-  _globals['_CONTINUERESULT']._serialized_end=1067
-  _globals['_FRAMERESULT']._serialized_start=1069
-  _globals['_FRAMERESULT']._serialized_end=1142
-  _globals['_REFUSAL']._serialized_start=1145
-  _globals['_REFUSAL']._serialized_end=1300
-  _globals['_CANCELRESULT']._serialized_start=1302
-  _globals['_CANCELRESULT']._serialized_end=1398
-  _globals['_CREDITS']._serialized_start=1400
-  _globals['_CREDITS']._serialized_end=1430
-  _globals['_GOAWAY']._serialized_start=1432
-  _globals['_GOAWAY']._serialized_end=1456
-  _globals['_HEARTBEAT']._serialized_start=1458
-  _globals['_HEARTBEAT']._serialized_end=1484
-  _globals['_FRONTENDSERVICE']._serialized_start=1486
-  _globals['_FRONTENDSERVICE']._serialized_end=1573
+  _globals['_SESSIONREQUEST']._serialized_end=675
+  _globals['_SESSIONRESPONSE']._serialized_start=678
+  _globals['_SESSIONRESPONSE']._serialized_end=995
+  _globals['_CONTINUERESULT']._serialized_start=997
+  _globals['_CONTINUERESULT']._serialized_end=1097
+  _globals['_FRAMERESULT']._serialized_start=1099
+  _globals['_FRAMERESULT']._serialized_end=1189
+  _globals['_REFUSAL']._serialized_start=1192
+  _globals['_REFUSAL']._serialized_end=1347
+  _globals['_CANCELRESULT']._serialized_start=1349
+  _globals['_CANCELRESULT']._serialized_end=1445
+  _globals['_CREDITS']._serialized_start=1447
+  _globals['_CREDITS']._serialized_end=1477
+  _globals['_GOAWAY']._serialized_start=1479
+  _globals['_GOAWAY']._serialized_end=1503
+  _globals['_HEARTBEAT']._serialized_start=1505
+  _globals['_HEARTBEAT']._serialized_end=1531
+  _globals['_FRONTENDSERVICE']._serialized_start=1533
+  _globals['_FRONTENDSERVICE']._serialized_end=1620
 # @@protoc_insertion_point(module_scope)

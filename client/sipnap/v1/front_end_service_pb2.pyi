@@ -37,7 +37,7 @@ class Welcome(_message.Message):
     def __init__(self, protocol_version: _Optional[int] = ..., instance_id: _Optional[str] = ..., durability: _Optional[_Union[_suspension_pb2.Durability, str]] = ..., max_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., max_entry_bytes: _Optional[int] = ...) -> None: ...
 
 class SessionRequest(_message.Message):
-    __slots__ = ("hello", "frame_number", "suspends", "cancels", "results", "heartbeat", "applied")
+    __slots__ = ("hello", "frame_number", "suspends", "cancels", "results", "heartbeat", "applied", "left_us")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
     SUSPENDS_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +45,7 @@ class SessionRequest(_message.Message):
     RESULTS_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
+    LEFT_US_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     frame_number: int
     suspends: _containers.RepeatedCompositeFieldContainer[_suspension_pb2.Suspension]
@@ -52,10 +53,11 @@ class SessionRequest(_message.Message):
     results: _containers.RepeatedCompositeFieldContainer[ContinueResult]
     heartbeat: Heartbeat
     applied: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., frame_number: _Optional[int] = ..., suspends: _Optional[_Iterable[_Union[_suspension_pb2.Suspension, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[_suspension_pb2.SuspensionKey, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[ContinueResult, _Mapping]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., applied: _Optional[_Iterable[int]] = ...) -> None: ...
+    left_us: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., frame_number: _Optional[int] = ..., suspends: _Optional[_Iterable[_Union[_suspension_pb2.Suspension, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[_suspension_pb2.SuspensionKey, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[ContinueResult, _Mapping]]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., applied: _Optional[_Iterable[int]] = ..., left_us: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SessionResponse(_message.Message):
-    __slots__ = ("welcome", "frame_results", "cancel_results", "continues", "credits", "go_away", "heartbeat")
+    __slots__ = ("welcome", "frame_results", "cancel_results", "continues", "credits", "go_away", "heartbeat", "due")
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     FRAME_RESULTS_FIELD_NUMBER: _ClassVar[int]
     CANCEL_RESULTS_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +65,7 @@ class SessionResponse(_message.Message):
     CREDITS_FIELD_NUMBER: _ClassVar[int]
     GO_AWAY_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    DUE_FIELD_NUMBER: _ClassVar[int]
     welcome: Welcome
     frame_results: _containers.RepeatedCompositeFieldContainer[FrameResult]
     cancel_results: _containers.RepeatedCompositeFieldContainer[CancelResult]
@@ -70,7 +73,8 @@ class SessionResponse(_message.Message):
     credits: Credits
     go_away: GoAway
     heartbeat: Heartbeat
-    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., frame_results: _Optional[_Iterable[_Union[FrameResult, _Mapping]]] = ..., cancel_results: _Optional[_Iterable[_Union[CancelResult, _Mapping]]] = ..., continues: _Optional[_Iterable[_Union[_suspension_pb2.Continue, _Mapping]]] = ..., credits: _Optional[_Union[Credits, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ...) -> None: ...
+    due: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, welcome: _Optional[_Union[Welcome, _Mapping]] = ..., frame_results: _Optional[_Iterable[_Union[FrameResult, _Mapping]]] = ..., cancel_results: _Optional[_Iterable[_Union[CancelResult, _Mapping]]] = ..., continues: _Optional[_Iterable[_Union[_suspension_pb2.Continue, _Mapping]]] = ..., credits: _Optional[_Union[Credits, _Mapping]] = ..., go_away: _Optional[_Union[GoAway, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., due: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ContinueResult(_message.Message):
     __slots__ = ("key", "outcome")
@@ -81,12 +85,14 @@ class ContinueResult(_message.Message):
     def __init__(self, key: _Optional[_Union[_suspension_pb2.SuspensionKey, _Mapping]] = ..., outcome: _Optional[_Union[_suspension_pb2.ContinueOutcome, str]] = ...) -> None: ...
 
 class FrameResult(_message.Message):
-    __slots__ = ("frame_number", "refusals")
+    __slots__ = ("frame_number", "refusals", "numbers")
     FRAME_NUMBER_FIELD_NUMBER: _ClassVar[int]
     REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    NUMBERS_FIELD_NUMBER: _ClassVar[int]
     frame_number: int
     refusals: _containers.RepeatedCompositeFieldContainer[Refusal]
-    def __init__(self, frame_number: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ...) -> None: ...
+    numbers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, frame_number: _Optional[int] = ..., refusals: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., numbers: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("key", "reason", "message", "retry_after")

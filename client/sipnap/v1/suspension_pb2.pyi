@@ -228,7 +228,7 @@ class SuspensionInfo(_message.Message):
     def __init__(self, suspension: _Optional[_Union[Suspension, _Mapping]] = ..., phase: _Optional[_Union[SuspensionPhase, str]] = ..., accept_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Continue(_message.Message):
-    __slots__ = ("key", "resume_route", "attempt", "status", "error", "values", "error_code", "data", "continue_number", "wait_us")
+    __slots__ = ("key", "resume_route", "attempt", "status", "error", "values", "error_code", "data")
     KEY_FIELD_NUMBER: _ClassVar[int]
     RESUME_ROUTE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -237,8 +237,6 @@ class Continue(_message.Message):
     VALUES_FIELD_NUMBER: _ClassVar[int]
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
-    CONTINUE_NUMBER_FIELD_NUMBER: _ClassVar[int]
-    WAIT_US_FIELD_NUMBER: _ClassVar[int]
     key: SuspensionKey
     resume_route: str
     attempt: int
@@ -247,6 +245,4 @@ class Continue(_message.Message):
     values: _containers.RepeatedCompositeFieldContainer[NamedValue]
     error_code: str
     data: bytes
-    continue_number: int
-    wait_us: int
-    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., attempt: _Optional[int] = ..., status: _Optional[_Union[ContinueStatus, str]] = ..., error: _Optional[str] = ..., values: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., error_code: _Optional[str] = ..., data: _Optional[bytes] = ..., continue_number: _Optional[int] = ..., wait_us: _Optional[int] = ...) -> None: ...
+    def __init__(self, key: _Optional[_Union[SuspensionKey, _Mapping]] = ..., resume_route: _Optional[str] = ..., attempt: _Optional[int] = ..., status: _Optional[_Union[ContinueStatus, str]] = ..., error: _Optional[str] = ..., values: _Optional[_Iterable[_Union[NamedValue, _Mapping]]] = ..., error_code: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
