@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import results
-from tests.acceptance.proxy import Proxy
+from tests.acceptance.proxy import Ports, Proxy
 from tests.acceptance.sipp import SIPP
 from tests.acceptance.stack import Shim
 from tests.support.processes import Process, Sidecar, free_port, wait_until
@@ -50,9 +50,12 @@ class Way:
     kemi_script: str = ""
     """KEMI script, if it is one."""
 
+    is_bare: bool = False
+    """Whether `bench.bare_shim` stands in the place of shim and sidecar."""
+
     @property
     def is_sipnap(self) -> bool:
-        """Whether sidecar and shim are part of it."""
+        """Whether sidecar and shim are part of it, or the bare shim."""
         return "PATH_SIPNAP" in self.defines
 
 
@@ -64,6 +67,10 @@ WAYS = {
         Way(
             "sipnap_minimal", "sipnap, native script, minimal state", "native.cfg",
             {"PATH_SIPNAP": "", "SIPNAP_MINIMAL": ""},
+        ),
+        Way(
+            "bare_shim", "bare shim: no sidecar, no promise", "native.cfg",
+            {"PATH_SIPNAP": "", "SIPNAP_MINIMAL": ""}, is_bare=True,
         ),
         Way("async_route", "native `async_route`", "native.cfg", {"PATH_ASYNC": ""}),
         Way("kemi_async", "KEMI, `KSR.async.ms_route`", "kemi.cfg", {"PATH_ASYNC_MS": ""}, "async_script.py"),
@@ -140,10 +147,26 @@ def start(step: Step, directory: Path, stack: ExitStack) -> tuple[Proxy, list[Pr
     proxy = stack.enter_context(_proxy(step, directory / "proxy"))
     if not step.way.is_sipnap:
         return proxy, []
+    if step.way.is_bare:
+        shim: Process = stack.enter_context(_bare_shim(proxy.ports))
+        wait_until(lambda: gate_is_open(proxy), 10, "the gate opens")
+        return proxy, [shim]
     sidecar = stack.enter_context(Sidecar(*_journal_flags(step, directory, stack), *step.sidecar_flags))
     shim = stack.enter_context(Shim(proxy.ports, sidecar.target))
     wait_until(lambda: gate_is_open(proxy), 10, "the gate opens")
     return proxy, [shim, sidecar]
+
+
+def _bare_shim(ports: Ports) -> Process:
+    return Process(
+        "bare shim",
+        [
+            sys.executable, "-m", "bench.bare_shim", "--listen-port", str(ports.shim), "--proxy-port", str(ports.nap),
+        ],
+        ready=r"^ready",
+        env={"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        cwd=ROOT,
+    )  # fmt: skip
 
 
 def last_line(statistics: Path) -> Mapping[str, str]:

@@ -95,7 +95,7 @@ def document(found: Results) -> str:
 def _parts(found: Results) -> Iterator[str]:
     if not found:
         return
-    yield "## Goals\n\n" + _goals(found)
+    yield "## Goals\n\n" + _goals(found) + _floor(found)
     worse = _worse(comparisons(found))
     yield "## What is slower than the peer\n\n" + ("\n".join(worse) if worse else "None of the figures below.") + "\n"
     yield _calls(found)
@@ -131,6 +131,22 @@ def _goals(found: Results) -> str:
     return _table(["figure", "goal", "measured", ""], rows)
 
 
+def _floor(found: Results) -> str:
+    """What of the goals for shim and sidecar is spent before sipnap has done anything."""
+    rows = [row for row in rows_of(found, "capacity") if row["way"] == "bare_shim"]
+    if not rows:
+        return ""
+    costs = " and ".join(f"{_number(row['shim_us'])} µs at {row['rate']:,} calls/s" for row in rows)
+    text = (
+        "The goals in µs are for shim and sidecar together, both Python. The bare shim (bench/bare_shim.py) takes the "
+        "proxy's datagrams, waits in itself and sends the NAP requests, and does nothing else: no sidecar, no journal, "
+        f"no repetition, no CANCEL. In the same runs it costs {costs}: the system calls and the little Python around "
+        "them, on cores that proxy and SIPp keep busy. What is left of a goal is what the hand-over, the stream, the "
+        "rules, the journal and its sync may cost."
+    )
+    return "\n" + _paragraph(text).removesuffix("\n")
+
+
 def _worse(compared: Sequence[Comparison]) -> list[str]:
     lines = []
     for one in compared:
@@ -143,7 +159,7 @@ def _worse(compared: Sequence[Comparison]) -> list[str]:
 
 
 def _summary_table(found: Results) -> str:
-    ways = [way for way in WAYS if pick(rows_of(found, "capacity"), way=way)]
+    ways = [name for name, way in WAYS.items() if not way.is_bare and pick(rows_of(found, "capacity"), way=name)]
     rates = sorted({row["rate"] for row in rows_of(found, "capacity")})
     header = ["", "clean calls/s"]
     for rate in rates:

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import grpc.aio
 
 from bench import results
 from sipnap.client import FrontEndSession, SuspensionKey, aio, key_of
+from sipnap.client.outstanding import set_duration
 from sipnap.v1 import front_end_service_pb2 as wire
 from sipnap.v1 import suspension_pb2 as pb
 from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceStub
@@ -34,6 +35,8 @@ JOURNALS = ("memory", "normal", "full", "redis")
 """Memory, SQLite synced now and then, SQLite synced with each commit, Redis without persistence of its own."""
 
 STATE_BYTES = 250
+_NAP_SECONDS = 0.001
+_AHEAD_SECONDS = 0.04
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -125,13 +128,16 @@ def _suspension(epoch: int, number: int, payload: bytes) -> pb.Suspension:
     suspension = pb.Suspension(resume_route="R")
     key = suspension.key
     key.boot_epoch, key.transaction_index, key.nap_number = epoch, number, 1
-    suspension.delay.nanos = 1_000_000
+    set_duration(suspension.delay, _NAP_SECONDS)
     suspension.state.call_id = payload
     return suspension
 
 
 class _Stream:
-    """A bare session: exactly `batch` naps in each message that suspends, and in each that answers."""
+    """A bare session: exactly `batch` naps in each message that suspends, and in each that answers.
+
+    It keeps of each nap only what a front end cannot do without: when it is over, by its number.
+    """
 
     def __init__(self, sidecar: Sidecar, batch: int, in_flight: int) -> None:
         self._sidecar = sidecar
@@ -141,33 +147,35 @@ class _Stream:
         self._numbers = itertools.count()
         self._frame_numbers = itertools.count(1)
         self._payload = b"c" * STATE_BYTES
+        self._left_us = [int(_NAP_SECONDS * 1e6)] * batch
+        self._frames: dict[int, float] = {}
+        self._over_seconds: dict[int, float] = {}
 
     async def measure(self, seconds: float) -> dict[str, Any]:
         """Cycles/s and what they cost on both sides."""
         async with grpc.aio.insecure_channel(self._sidecar.target) as channel:
             call = FrontEndServiceStub(channel).Session()
-            await call.write(
-                wire.SessionRequest(hello=wire.Hello(protocol_version=1, front_end_id="stream", boot_epoch=self._epoch))
-            )
+            hello = wire.Hello(protocol_version=1, front_end_id="stream", boot_epoch=self._epoch)
+            set_duration(hello.ahead, _AHEAD_SECONDS)
+            await call.write(wire.SessionRequest(hello=hello))
             await self._welcomed(call)
             meter = _Meter(self._sidecar)
             end = time.monotonic() + seconds
             for _ in range(max(1, self._in_flight // self._batch)):
                 await call.write(self._frame([]))
             done = 0
-            unanswered: list[pb.Continue] = []
-            answered: list[int] = []
+            over: list[int] = []
             async for response in self._responses(call, end):
-                unanswered += response.continues
-                answered += [result.frame_number for result in response.frame_results]
-                refused = [result.refusals[0].message for result in response.frame_results if result.refusals]
-                assert not refused, refused[0]
-                while len(unanswered) >= self._batch:
-                    batch, unanswered = unanswered[: self._batch], unanswered[self._batch :]
+                for result in response.frame_results:
+                    assert not result.refusals, result.refusals[0].message
+                    over_seconds = self._frames.pop(result.frame_number)
+                    self._over_seconds.update(zip(result.numbers, itertools.repeat(over_seconds), strict=False))
+                assert not response.continues, "what is plain and new comes by its number"
+                over += await self._over(response.due)
+                while len(over) >= self._batch:
+                    batch, over = over[: self._batch], over[self._batch :]
                     done += len(batch)
-                    frame = self._frame(batch)
-                    frame.applied.extend(self._applied(batch))
-                    await call.write(frame)
+                    await call.write(self._frame(batch))
             measured = meter.read(done)
             call.cancel()
         return {"what": "stream", "batch": self._batch, **measured}
@@ -187,23 +195,27 @@ class _Stream:
                 await call.write(wire.SessionRequest(heartbeat=response.heartbeat))
             yield response
 
-    def _frame(self, answered: list[pb.Continue]) -> wire.SessionRequest:
-        """The next naps, and that these were applied."""
-        frame = wire.SessionRequest(frame_number=next(self._frame_numbers))
-        for number in itertools.islice(self._numbers, self._batch):
-            frame.suspends.append(_suspension(self._epoch, number, self._payload))
-        if not self._uses_numbers(answered):
-            for order in answered:
-                frame.results.add(key=order.key, outcome=pb.CONTINUE_OUTCOME_APPLIED)
+    async def _over(self, due: Sequence[int]) -> Sequence[int]:
+        """What is said to be due, once it is over by the front end's own clock. They all wait for the last of them."""
+        if due:
+            last_seconds = max(map(self._over_seconds.pop, due))
+            if (left_seconds := last_seconds - time.monotonic()) > 0:
+                await asyncio.sleep(left_seconds)
+        return due
+
+    def _frame(self, applied: Sequence[int]) -> wire.SessionRequest:
+        """The next naps, and that these were resumed."""
+        frame = wire.SessionRequest(
+            frame_number=next(self._frame_numbers),
+            suspends=[
+                _suspension(self._epoch, number, self._payload)
+                for number in itertools.islice(self._numbers, self._batch)
+            ],
+            left_us=self._left_us,
+            applied=applied,
+        )
+        self._frames[frame.frame_number] = time.monotonic() + _NAP_SECONDS
         return frame
-
-    def _applied(self, answered: list[pb.Continue]) -> list[int]:
-        return [order.continue_number for order in answered] if self._uses_numbers(answered) else []
-
-    @staticmethod
-    def _uses_numbers(answered: list[pb.Continue]) -> bool:
-        """Whether the sidecar numbers its continues, the shorter way to answer for them."""
-        return bool(answered) and all(order.continue_number for order in answered)
 
 
 async def _session(sidecar: Sidecar, in_flight: int, seconds: float) -> dict[str, Any]:

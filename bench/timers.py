@@ -15,7 +15,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench import random_naps, results
@@ -207,16 +207,19 @@ class _Sink:
         self.front_end: FrontEnd | None = None
         self.late_seconds: list[float] = []
 
-    def send_continue(self, held: Held) -> None:
-        self.late_seconds.append(self._loop.time() - held.due_seconds)
+    def send_continues(self, batch: Sequence[Held]) -> None:
+        now = self._loop.time()
+        self.late_seconds += [now - held.due_seconds for held in batch]
         if not self._unanswered:
             self._loop.call_soon(self._answer)
-        self._unanswered.append(held)
+        self._unanswered += batch
 
     def _answer(self) -> None:
         answered, self._unanswered = self._unanswered, []
         assert self.front_end is not None
         self._dispatcher.settle(self.front_end, [(held.key, Outcome.APPLIED) for held in answered])
+
+    def send_due(self, numbers: Sequence[int]) -> None: ...
 
     def supersede(self, reason: str) -> None: ...
 

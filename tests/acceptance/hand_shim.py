@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sipnap.client.keys import SuspensionKey, key_of
 from sipnap.client.request_head import complete
 from sipnap.shim.kamailio import datagram, nap_request
+from sipnap.shim.kamailio.nap import Nap
 from sipnap.v1 import suspension_pb2 as pb
 from tests.acceptance.proxy import Proxy
 
@@ -26,9 +27,7 @@ class HandShim:
     def send(self, request: bytes) -> None:
         self._socket.send(request)
 
-    def receive(
-        self, seconds: float = 3
-    ) -> datagram.Suspend | datagram.Task | datagram.Cancel | datagram.Answer | datagram.Answers:
+    def receive(self, seconds: float = 3) -> Nap | datagram.Task | datagram.Cancel | datagram.Answer | datagram.Answers:
         self._socket.settimeout(seconds)
         return datagram.read(self._socket.recv(65536))
 
@@ -55,9 +54,10 @@ class HandShim:
     def suspension(self) -> pb.Suspension:
         """What the proxy has suspended, with all that its head says."""
         message = self.receive()
-        assert isinstance(message, datagram.Suspend)
-        complete(message.suspension.state)
-        return message.suspension
+        assert isinstance(message, Nap)
+        suspension = message.suspension
+        complete(suspension.state)
+        return suspension
 
     def suspended(self) -> SuspensionKey:
         return key_of(self.suspension().key)

@@ -10,6 +10,7 @@ import pytest
 from sipnap.client.keys import key_of
 from sipnap.client.request_head import read_head
 from sipnap.shim.kamailio import datagram, nap_request
+from sipnap.shim.kamailio.nap import Nap
 from sipnap.v1 import suspension_pb2 as pb
 from tests.acceptance.caller import Caller
 from tests.acceptance.hand_shim import HandShim
@@ -70,7 +71,7 @@ def test_an_earlier_nap_s_request_does_not_end_a_later_nap(shim: HandShim, calle
     second, answer = sorted((shim.receive(), shim.receive()), key=lambda m: isinstance(m, datagram.Answer))
     assert isinstance(answer, datagram.Answer)
     assert answer.result == 200
-    assert isinstance(second, datagram.Suspend)
+    assert isinstance(second, Nap)
     assert second.suspension.key.nap_number == 2
     for _ in range(3):
         assert shim.resume(first) == 481
@@ -155,7 +156,7 @@ def test_a_lost_nap_and_a_second_one(shim: HandShim, caller: Caller) -> None:
 def test_cancel_datagram(shim: HandShim, caller: Caller) -> None:
     call = caller.invite(nap_ms=60_000)
     message = shim.receive()
-    assert isinstance(message, datagram.Suspend)
+    assert isinstance(message, Nap)
     call.cancel()
     cancel = shim.receive()
     assert isinstance(cancel, datagram.Cancel)

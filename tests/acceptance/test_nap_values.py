@@ -12,6 +12,7 @@ import pytest
 from sipnap.client.keys import key_of
 from sipnap.client.operations import arguments_of
 from sipnap.shim.kamailio import datagram, nap_request
+from sipnap.shim.kamailio.nap import Nap
 from sipnap.v1 import suspension_pb2 as pb
 from tests.acceptance.caller import Call, Caller, Reply
 from tests.acceptance.hand_shim import HandShim
@@ -200,7 +201,7 @@ def test_an_earlier_nap_s_values_are_gone(shim: HandShim, caller: Caller, second
     )
     second, answer = sorted((shim.receive(), shim.receive()), key=lambda m: isinstance(m, datagram.Answer))
     assert isinstance(answer, datagram.Answer)
-    assert isinstance(second, datagram.Suspend)
+    assert isinstance(second, Nap)
     assert answer.result == 200
     if second_status is not None:
         assert shim.resume(key_of(second.suspension.key), status=second_status) == 200
@@ -219,7 +220,7 @@ def test_a_second_nap_s_values_replace_the_first_s(shim: HandShim, caller: Calle
         )
     )
     received = (shim.receive(), shim.receive())
-    (second,) = (message for message in received if isinstance(message, datagram.Suspend))
+    (second,) = (message for message in received if isinstance(message, Nap))
     assert [operation.name for operation in second.suspension.operations] == ["again"]
     assert shim.resume(key_of(second.suspension.key), values=named(found=b"second", yes=True)) == 200
     assert found(call.final()) == [b"second", None, None, b"1"]
@@ -233,7 +234,7 @@ def test_a_repetition_for_an_earlier_nap_brings_no_values(shim: HandShim, caller
     )
     shim.send(request)
     received = (shim.receive(), shim.receive())
-    (second,) = (message for message in received if isinstance(message, datagram.Suspend))
+    (second,) = (message for message in received if isinstance(message, Nap))
     assert shim.ask(request).result == 481
     assert shim.resume(key_of(second.suspension.key)) == 200
     assert found(call.final()) == [None, None, None, None]

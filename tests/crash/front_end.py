@@ -2,6 +2,7 @@
 
 It never submits a suspension again, so whatever was acknowledged and does not come back was lost by the sidecar, and it
 checks what `sipnap.client` would forgive: lost acknowledgements, early continues, a continue for what was never asked.
+Some of its sessions take numbers (`Hello.ahead`), some full continues alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sipnap.v1 import suspension_pb2 as pb
 from sipnap.v1.front_end_service_pb2_grpc import FrontEndServiceStub
 
 EPOCH = 1
+_AHEAD_SECONDS = 0.04
 _OPTIONS = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
 
 
@@ -39,7 +41,7 @@ class Tally:
     repeated: int = 0
     """Continues that came again and were answered again."""
     early: int = 0
-    """Continues before their time."""
+    """Continues before their time, and numbers still more ahead of it than was asked for."""
     unknown: int = 0
     """Continues of what was never submitted."""
     refused: int = 0
@@ -59,6 +61,8 @@ class FrontEnd:
         self._numbers = itertools.count(1)
         self._due: dict[int, float] = {}
         self._frames: dict[int, list[int]] = {}
+        self._by_number: dict[int, int] = {}
+        self._waiting: list[int] = []
         self._frame_numbers = itertools.count(1)
         self._results: list[pb.SuspensionKey] = []
         self.rate = 0
@@ -82,11 +86,16 @@ class FrontEnd:
     async def _converse(self, channel: grpc.aio.Channel) -> None:
         call = FrontEndServiceStub(channel).Session()
         hello = wire.Hello(protocol_version=1, front_end_id=self._front_end_id, boot_epoch=EPOCH)
+        if self._dice.random() < 0.5:
+            set_duration(hello.ahead, _AHEAD_SECONDS)
         await call.write(wire.SessionRequest(hello=hello))
         if await call.read() is grpc.aio.EOF:
             return
         self.sessions += 1
         self._frames.clear()  # of the stream before: whether they were accepted, nobody will say
+        self._by_number.clear()
+        self._waiting.clear()  # they come again, in full
+        self._frame_numbers = itertools.count(1)
         writer = asyncio.create_task(self._write(call))
         try:
             while isinstance(response := await self._read(call), wire.SessionResponse):
@@ -116,7 +125,17 @@ class FrontEnd:
             results, self._results = self._results, []
             for key in results:
                 request.results.add(key=key, outcome=pb.CONTINUE_OUTCOME_APPLIED)
+            request.applied.extend(self._resume_waiting())
             await call.write(request)
+
+    def _resume_waiting(self) -> list[int]:
+        """Of what was said ahead of its time, the numbers of those whose time has come."""
+        now = time.monotonic()
+        over = [number for number in self._waiting if self._due[self._by_number[number]] <= now]
+        self._waiting = [number for number in self._waiting if self._due[self._by_number[number]] > now]
+        for number in over:
+            self._continued(self._by_number[number], now)
+        return over
 
     def _add(self, request: wire.SessionRequest) -> None:
         number = next(self._numbers)
@@ -132,21 +151,31 @@ class FrontEnd:
         for result in response.frame_results:
             refused = {refusal.key.transaction_index for refusal in result.refusals}
             tally.refused += len(refused)
-            for number in self._frames.pop(result.frame_number):
+            frame = self._frames.pop(result.frame_number)
+            self._by_number.update(zip(result.numbers, frame, strict=bool(result.numbers)))
+            for number in frame:
                 if number not in refused:
                     tally.acknowledged_count += 1
                     if number not in tally.applied:
                         tally.acknowledged[number] = now
+        known = [number for number in response.due if number in self._by_number]
+        tally.unknown += len(response.due) - len(known)
+        tally.early += sum(now + _AHEAD_SECONDS < self._due[self._by_number[number]] for number in known)
+        self._waiting += known
         for order in response.continues:
-            number = order.key.transaction_index
             self._results.append(order.key)
-            if number not in self._due:
-                tally.unknown += 1
-            elif number in tally.applied:
-                tally.repeated += 1
+            if order.key.transaction_index in self._due:
+                self._continued(order.key.transaction_index, now)
             else:
-                tally.applied.add(number)
-                tally.acknowledged.pop(number, None)
-                late = now - self._due[number]
-                tally.late_seconds.append(late)
-                tally.early += late < 0
+                tally.unknown += 1
+
+    def _continued(self, number: int, now: float) -> None:
+        tally = self.tally
+        if number in tally.applied:
+            tally.repeated += 1
+            return
+        tally.applied.add(number)
+        tally.acknowledged.pop(number, None)
+        late = now - self._due[number]
+        tally.late_seconds.append(late)
+        tally.early += late < 0

@@ -28,8 +28,13 @@ owned by the sidecar that claimed it last, and the others are fenced.
   that still waits; when a sidecar is killed, all that it has accepted is on its disk;
 - nothing hangs: each nap that was handed over ends by a continue, in time, unless what went wrong explains that it
   ended as lost, refused or left to the proxy's own timer;
-- applied once: the shim is handed each continue once, and a nap whose continue has come is not submitted again;
-- never early, at the shim and at the proxy;
+- applied once: the shim is handed each continue once, as often as it is sent, and only what a sidecar has said is
+  over; a nap whose continue has come is not submitted again;
+- never early: at the shim and at the proxy; a continue leaves the sidecar in its time, and a number no more ahead of it
+  than the session has said;
+- numbers name one nap, in the stream that gave them: what is over by its number had one in this very stream, is a plain
+  nap, and is answered for by it only if it was resumed;
+- a nap is submitted with what is left of its delay, and kept with the time that this leads to;
 - cancel is final: after it nothing is handed to the shim, nor sent by a sidecar that has confirmed it;
 - nothing is left over in tables, heaps and journals, and the counters add up;
 - no task and no callback of the product raises what nobody expects.

@@ -35,6 +35,8 @@ class Disk:
         """Whatever was kept at some time."""
         self.owners: dict[str, tuple[int, str]] = {}
         """Number of the last claim of a front end, and whose it was."""
+        self.fenced_seconds: list[float] = []
+        """When somebody wrote for a front end that another one had claimed since."""
         self.is_away = False
         """Full, or stopped: whatever is asked of it fails."""
         self.slowest_seconds = random.choice([0.0005, 0.005, 0.05, 0.3, 1.0])
@@ -56,6 +58,7 @@ class SimulatedJournal(Journal):
         random: Random,
         process: Process,
         on_step: Callable[[str], None],
+        on_keep: Callable[[Process, Entry], None],
         on_forget: Callable[[Key], None],
         violate: Callable[[str], None],
     ) -> None:
@@ -63,6 +66,7 @@ class SimulatedJournal(Journal):
         self._random = random
         self._process = process
         self._on_step = on_step
+        self._on_keep = on_keep
         self._on_forget = on_forget
         self._violate = violate
         self._is_committing = False
@@ -109,6 +113,7 @@ class SimulatedJournal(Journal):
         entry = unpack_whole(pack_whole(held.front_end.front_end_id, held.packed_key, packed))
         self._disk.entries[name] = entry
         self._disk.ever.add(key_of(entry))
+        self._on_keep(self._process, entry)
 
     def _forget(self, name: Hashable) -> None:
         entry = self._disk.entries.pop(name, None)
@@ -148,10 +153,11 @@ class SharedJournal(SimulatedJournal):
         random: Random,
         process: Process,
         on_step: Callable[[str], None],
+        on_keep: Callable[[Process, Entry], None],
         on_forget: Callable[[Key], None],
         violate: Callable[[str], None],
     ) -> None:
-        super().__init__(disk, random, process, on_step, on_forget, violate)
+        super().__init__(disk, random, process, on_step, on_keep, on_forget, violate)
         self._tokens: dict[FrontEnd, int] = {}
         self._doubtful: list[tuple[FrontEnd, Hashable]] = []
 
@@ -205,6 +211,7 @@ class SharedJournal(SimulatedJournal):
             if self.is_owner(held.front_end):
                 self._forget((held.front_end.front_end_id, held.key))
         if fenced:
+            self._disk.fenced_seconds.append(asyncio.get_running_loop().time())
             raise Fenced(fenced)
 
 

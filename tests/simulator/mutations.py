@@ -5,22 +5,28 @@ Each is a context manager that breaks one rule while it is entered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
 from sipnap.client.early import EarlyContinues
-from sipnap.client.outstanding import Outstanding
+from sipnap.client.outstanding import Outstanding, Suspended
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio.bridge import Bridge
 from sipnap.sidecar.core.deadlines import DeadlineWatch
-from sipnap.sidecar.core.engine import Due, Engine
+from sipnap.sidecar.core.due import Due
+from sipnap.sidecar.core.engine import Engine
+from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.groups import Job, JobResult, WorkerGroup
 from sipnap.sidecar.core.jobs import JobBook
+from sipnap.sidecar.core.streams import Round, Stream
 from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome
+from sipnap.sidecar.core.timers import TimerHeap
 from sipnap.sidecar.dispatcher import Dispatcher
 from sipnap.sidecar.services.front_end import _Session
+from sipnap.sidecar.services.translate import nap_key
+from sipnap.v1 import suspension_pb2 as pb
 from tests.simulator.journal import SharedJournal
 
 Mutation = Callable[[], AbstractContextManager[None]]
@@ -66,13 +72,13 @@ def fire_before_commit() -> AbstractContextManager[Any]:
 
 @_mutation
 def forget_that_a_suspension_is_held() -> AbstractContextManager[Any]:
-    reserve = Engine.reserve
+    take_in = Engine.take_in
 
-    def reserve_anew(self: Engine, front_end: Any, request: Any) -> tuple[Held, bool]:
-        front_end.held.pop(request.key.pack(), None)
-        return reserve(self, front_end, request)
+    def take_in_anew(self: Engine, front_end: FrontEnd, packed_key: bytes, *arguments: Any) -> tuple[Held, bool]:
+        front_end.held.pop(packed_key, None)
+        return take_in(self, front_end, packed_key, *arguments)
 
-    return mock.patch.object(Engine, "reserve", reserve_anew)
+    return mock.patch.object(Engine, "take_in", take_in_anew)
 
 
 @_mutation
@@ -87,7 +93,18 @@ def fire_early() -> AbstractContextManager[Any]:
         finally:
             self._clock = clock
 
-    return _both(mock.patch.object(Engine, "pop_due", pop_early), _never_postponed())
+    next_due_seconds = TimerHeap.next_due_seconds
+
+    def next_early(self: TimerHeap[Any]) -> float | None:
+        seconds = next_due_seconds(self)
+        return None if seconds is None else seconds - 0.01
+
+    return _all(
+        mock.patch.object(Engine, "pop_due", pop_early),
+        mock.patch.object(TimerHeap, "next_due_seconds", next_early),
+        # The servicer looks for itself, for the sake of what an earlier stream was about to be told of.
+        _never_postponed(lambda held: held.stream is None),
+    )
 
 
 @_mutation
@@ -104,8 +121,8 @@ def fire_early_after_recovery() -> AbstractContextManager[Any]:
 def send_a_continue_once_only() -> AbstractContextManager[Any]:
     attach = Engine.attach
 
-    def attach_and_forget(self: Engine, front_end_id: str, boot_epoch: int) -> Any:
-        front_end = attach(self, front_end_id, boot_epoch)
+    def attach_and_forget(self: Engine, *arguments: Any) -> FrontEnd:
+        front_end = attach(self, *arguments)
         front_end.continuing.clear()
         return front_end
 
@@ -113,14 +130,26 @@ def send_a_continue_once_only() -> AbstractContextManager[Any]:
 
 
 @_mutation
+def forget_what_an_earlier_stream_was_to_be_told_of() -> AbstractContextManager[Any]:
+    begin_round = Engine._begin_round
+
+    def begin_present_round(self: Engine, round_: Round, *arguments: Any) -> int:
+        stream = round_.stream
+        return begin_round(self, round_, *arguments) if stream.front_end.stream is stream else 0
+
+    return mock.patch.object(Engine, "_begin_round", begin_present_round)
+
+
+@_mutation
 def forget_in_the_journal_when_fired() -> AbstractContextManager[Any]:
-    begin = Engine._begin_continuing
+    pop_due = Engine.pop_due
 
-    def begin_and_forget(self: Engine, held: Held) -> None:
-        begin(self, held)
-        self._ended.append(held)
+    def pop_and_forget(self: Engine, most: int) -> Due:
+        due = pop_due(self, most)
+        self._ended += due.continues
+        return due
 
-    return mock.patch.object(Engine, "_begin_continuing", begin_and_forget)
+    return mock.patch.object(Engine, "pop_due", pop_and_forget)
 
 
 @_mutation
@@ -147,22 +176,42 @@ def say_cancelled_and_fire() -> AbstractContextManager[Any]:
 def keep_what_an_old_life_left() -> AbstractContextManager[Any]:
     attach = Engine.attach
 
-    def attach_to_all(self: Engine, front_end_id: str, boot_epoch: int) -> Any:
+    def attach_to_all(self: Engine, front_end_id: str, boot_epoch: int, *ahead: float) -> FrontEnd:
         front_end = self.front_ends.get(front_end_id)
         if front_end is not None:
             front_end.boot_epoch = boot_epoch
-        return attach(self, front_end_id, boot_epoch)
+        return attach(self, front_end_id, boot_epoch, *ahead)
 
     return mock.patch.object(Engine, "attach", attach_to_all)
 
 
 @_mutation
 def settle_without_ending() -> AbstractContextManager[Any]:
-    def settle(self: Engine, front_end: Any, key: NapKey, outcome: Outcome) -> Held | None:
-        held: Held | None = front_end.continuing.pop(key.pack(), None)
-        return held
+    def settle(self: Engine, front_end: FrontEnd, key: NapKey, outcome: Outcome) -> Held | None:
+        held = front_end.held.get(key.pack())
+        return front_end.continuing.pop(held.sequence, None) if held is not None else None
 
     return mock.patch.object(Engine, "settle", settle)
+
+
+@_mutation
+def settle_without_ending_by_number() -> AbstractContextManager[Any]:
+    def settle_applied(self: Engine, front_end: FrontEnd, stream: Stream | None, sequences: Iterable[int]) -> None:
+        for sequence in sequences:
+            front_end.continuing.pop(sequence, None)
+
+    return mock.patch.object(Engine, "settle_applied", settle_applied)
+
+
+@_mutation
+def settle_the_one_that_has_waited_longest() -> AbstractContextManager[Any]:
+    settle = Engine.settle_applied
+
+    def settle_others(self: Engine, front_end: FrontEnd, stream: Stream | None, sequences: Iterable[int]) -> None:
+        own = [held.sequence for held in front_end.continuing.values() if held.stream is stream]
+        settle(self, front_end, stream, own[: len(list(sequences))])
+
+    return mock.patch.object(Engine, "settle_applied", settle_others)
 
 
 @_mutation
@@ -256,15 +305,78 @@ def start_nothing_after_a_resize() -> AbstractContextManager[Any]:
 
 
 @_mutation
-def hand_out_ahead_of_time_and_keep_silent() -> AbstractContextManager[Any]:
+def continue_in_full_ahead_of_time() -> AbstractContextManager[Any]:
+    return _never_postponed(lambda held: True)
+
+
+@_mutation
+def name_naps_with_operations_by_their_numbers() -> AbstractContextManager[Any]:
+    take_in: Any = Engine.take_in
+
+    def take_in_numbered(self: Engine, front_end: FrontEnd, *arguments: Any) -> Any:
+        return take_in(self, front_end, *arguments[:-1], front_end.stream)
+
+    return mock.patch.object(Engine, "take_in", take_in_numbered)
+
+
+@_mutation
+def name_naps_by_numbers_of_an_earlier_stream() -> AbstractContextManager[Any]:
+    begin_round = Engine._begin_round
+
+    def begin_all(self: Engine, round_: Round, *arguments: Any) -> int:
+        with mock.patch.object(round_.stream.front_end, "stream", round_.stream):
+            return begin_round(self, round_, *arguments)
+
+    return mock.patch.object(Engine, "_begin_round", begin_all)
+
+
+@_mutation
+def number_what_was_held_already() -> AbstractContextManager[Any]:
+    take_in = _Session._take_in
+
+    def take_in_and_number(self: _Session, suspends: Sequence[bytes], *arguments: Any) -> None:
+        take_in(self, suspends, *arguments)
+        numbers: list[int] = arguments[-1]
+        for index, encoded in enumerate(suspends):
+            key = pb.Suspension.FromString(encoded).key
+            held = self._front_end.held.get(nap_key(key).pack())
+            numbers[index] = held.sequence if held is not None else 0
+
+    return mock.patch.object(_Session, "_take_in", take_in_and_number)
+
+
+@_mutation
+def number_a_frame_in_reverse() -> AbstractContextManager[Any]:
+    take_in = _Session._take_in
+
+    def take_in_and_mix_up(self: _Session, *arguments: Any) -> None:
+        take_in(self, *arguments)
+        arguments[-1].reverse()
+
+    return mock.patch.object(_Session, "_take_in", take_in_and_mix_up)
+
+
+@_mutation
+def say_what_is_due_before_its_frame_is_acknowledged() -> AbstractContextManager[Any]:
     add_continues = _Session._add_continues
 
-    def add_without_time(self: _Session, response: Any) -> None:
+    def add_and_hold_back(self: _Session, response: Any) -> None:
         add_continues(self, response)
-        for order in response.continues:
-            order.ClearField("wait_us")
+        if response.due:
+            self._response.frame_results.extend(response.frame_results)
+            response.ClearField("frame_results")
 
-    return mock.patch.object(_Session, "_add_continues", add_without_time)
+    return mock.patch.object(_Session, "_add_continues", add_and_hold_back)
+
+
+@_mutation
+def count_the_whole_delay_from_each_submission() -> AbstractContextManager[Any]:
+    return _with_lefts(lambda lefts_us: [])
+
+
+@_mutation
+def take_what_is_left_for_that_of_another() -> AbstractContextManager[Any]:
+    return _with_lefts(lambda lefts_us: lefts_us[::-1])
 
 
 @_mutation
@@ -274,7 +386,7 @@ def hand_out_further_ahead_of_time_than_is_taken() -> AbstractContextManager[Any
     def open_far_ahead(self: Dispatcher, front_end_id: str, boot_epoch: int, connection: Any, ahead: float) -> Any:
         return open_session(self, front_end_id, boot_epoch, connection, ahead + 0.1)
 
-    return _both(mock.patch.object(Dispatcher, "_open", open_far_ahead), _never_postponed())
+    return mock.patch.object(Dispatcher, "_open", open_far_ahead)
 
 
 @_mutation
@@ -287,36 +399,97 @@ def never_give_up_what_nobody_answers_for() -> AbstractContextManager[Any]:
 
 @_mutation
 def do_not_wait_for_the_time_of_what_comes_ahead() -> AbstractContextManager[Any]:
-    receive = FrontEndSession._receive
+    def hand_on(self: EarlyContinues, batch: Sequence[Suspended]) -> None:
+        self._on_due(batch)
 
-    def receive_now(self: FrontEndSession, response: Any) -> None:
-        for order in response.continues:
-            order.ClearField("wait_us")
-        receive(self, response)
+    return mock.patch.object(EarlyContinues, "add", hand_on)
 
-    return mock.patch.object(FrontEndSession, "_receive", receive_now)
+
+@_mutation
+def wait_a_little_too_short_for_the_time_of_what_comes_ahead() -> AbstractContextManager[Any]:
+    add = EarlyContinues.add
+
+    def add_early(self: EarlyContinues, batch: Sequence[Suspended]) -> None:
+        for suspended in batch:
+            suspended.due_seconds -= 0.0001
+        add(self, batch)
+
+    return mock.patch.object(EarlyContinues, "add", add_early)
 
 
 @_mutation
 def hand_on_what_was_cancelled_while_it_waited() -> AbstractContextManager[Any]:
-    release = EarlyContinues.release
+    def hand_on(self: FrontEndSession, ended: Sequence[Suspended]) -> None:
+        self._hand_on(ended)
 
-    def release_all(self: EarlyContinues) -> None:
-        with mock.patch.object(self, "_answer_of", return_value=None):
-            release(self)
-
-    return mock.patch.object(EarlyContinues, "release", release_all)
+    return mock.patch.object(FrontEndSession, "_tell_again", hand_on)
 
 
 @_mutation
 def leave_what_was_cancelled_while_it_waited_unanswered() -> AbstractContextManager[Any]:
-    release = EarlyContinues.release
+    return mock.patch.object(FrontEndSession, "_tell_again", return_value=None)
 
-    def release_silently(self: EarlyContinues) -> None:
-        with mock.patch.object(self, "_on_answered"):
-            release(self)
 
-    return mock.patch.object(EarlyContinues, "release", release_silently)
+@_mutation
+def keep_the_numbers_of_an_earlier_stream() -> AbstractContextManager[Any]:
+    return mock.patch.object(Outstanding, "forget_numbers", return_value=None)
+
+
+@_mutation
+def hear_what_is_due_before_its_number() -> AbstractContextManager[Any]:
+    receive = FrontEndSession._receive
+
+    def receive_due_first(self: FrontEndSession, response: Any) -> None:
+        due = type(response)(due=response.due)
+        response.ClearField("due")
+        receive(self, due)
+        receive(self, response)
+
+    return mock.patch.object(FrontEndSession, "_receive", receive_due_first)
+
+
+@_mutation
+def take_the_numbers_of_a_frame_in_reverse() -> AbstractContextManager[Any]:
+    set_numbers = Outstanding.set_numbers
+
+    def mix_up(self: Outstanding, batch: Sequence[Suspended], numbers: Sequence[int]) -> None:
+        set_numbers(self, batch, numbers[::-1])
+
+    return mock.patch.object(Outstanding, "set_numbers", mix_up)
+
+
+@_mutation
+def hand_on_what_is_due_twice() -> AbstractContextManager[Any]:
+    deliver_due = Outstanding.deliver_due
+
+    def deliver_silently(self: Outstanding, numbers: Iterable[int]) -> tuple[list[Suspended], list[Suspended]]:
+        due, ended = deliver_due(self, numbers)
+        for suspended in due:
+            suspended.is_delivered = False
+        return due, ended
+
+    return mock.patch.object(Outstanding, "deliver_due", deliver_silently)
+
+
+@_mutation
+def say_of_what_was_gone_that_it_was_resumed() -> AbstractContextManager[Any]:
+    answer = FrontEndSession.answer
+
+    def answer_applied(self: FrontEndSession, key: Any, outcome: Any) -> None:
+        answer(self, key, pb.CONTINUE_OUTCOME_APPLIED)
+
+    return mock.patch.object(FrontEndSession, "answer", answer_applied)
+
+
+@_mutation
+def submit_with_the_whole_delay_again() -> AbstractContextManager[Any]:
+    to_send = Outstanding.to_send
+
+    def to_send_whole(self: Outstanding, batch: Any) -> tuple[list[Suspended], list[bytes], list[int]]:
+        wanted, encoded, _ = to_send(self, batch)
+        return wanted, encoded, [int(suspended.delay_seconds * 1e6) + 1 for suspended in wanted]
+
+    return mock.patch.object(Outstanding, "to_send", to_send_whole)
 
 
 @_mutation
@@ -330,20 +503,25 @@ def forget_answers() -> AbstractContextManager[Any]:
 
 
 @_mutation
+def forget_answers_within_a_second() -> AbstractContextManager[Any]:
+    return mock.patch("sipnap.client.answers.ANSWER_MEMORY_SECONDS", 0.0)
+
+
+@_mutation
 def submit_delivered_ones_again() -> AbstractContextManager[Any]:
-    def everything(self: Outstanding) -> list[Any]:
-        return list(self._entries)
+    def everything(self: Outstanding) -> list[Suspended]:
+        return list(self._suspended.values())
 
     to_send = Outstanding.to_send
 
-    def to_send_all(self: Outstanding, keys: Sequence[Any]) -> list[bytes]:
-        delivered = [entry for entry in self._entries.values() if entry.is_delivered]
-        for entry in delivered:
-            entry.is_delivered = False
-        encoded = to_send(self, keys)
-        for entry in delivered:
-            entry.is_delivered = True
-        return encoded
+    def to_send_all(self: Outstanding, batch: Any) -> tuple[list[Suspended], list[bytes], list[int]]:
+        delivered = [suspended for suspended in batch if suspended.is_delivered and suspended.outcome is None]
+        for suspended in delivered:
+            suspended.is_delivered = False
+        sent = to_send(self, batch)
+        for suspended in delivered:
+            suspended.is_delivered = True
+        return sent
 
     return mock.patch.multiple(Outstanding, undelivered=everything, to_send=to_send_all)
 
@@ -375,18 +553,64 @@ def ask_the_proxy_once() -> AbstractContextManager[Any]:
     return mock.patch.object(Bridge, "_resend", return_value=None)
 
 
-def _both(*patches: AbstractContextManager[Any]) -> AbstractContextManager[Any]:
+@_mutation
+def end_more_at_one_request_than_the_proxy_takes() -> AbstractContextManager[Any]:
+    send_plain = Bridge._send_plain
+
+    def send_all(self: Bridge, naps: Any) -> None:
+        self._most_in_batch = 32
+        send_plain(self, naps)
+
+    return mock.patch.object(Bridge, "_send_plain", send_all)
+
+
+@_mutation
+def read_the_results_of_a_batch_in_reverse() -> AbstractContextManager[Any]:
+    answered = Bridge._batch_answered
+
+    def answered_in_reverse(self: Bridge, answers: Any) -> None:
+        answered(self, answers._replace(results=answers.results[::-1]))
+
+    return mock.patch.object(Bridge, "_batch_answered", answered_in_reverse)
+
+
+@_mutation
+def take_every_nap_of_a_batch_for_resumed() -> AbstractContextManager[Any]:
+    answered = Bridge._batch_answered
+
+    def answered_well(self: Bridge, answers: Any) -> None:
+        answered(self, answers._replace(results=[200] * len(answers.results)))
+
+    return mock.patch.object(Bridge, "_batch_answered", answered_well)
+
+
+def _all(*patches: AbstractContextManager[Any]) -> AbstractContextManager[Any]:
     stack = ExitStack()
     for patch in patches:
         stack.enter_context(patch)
     return stack
 
 
-def _never_postponed() -> AbstractContextManager[Any]:
-    """Without the servicer's own second look at what comes too early."""
+def _never_postponed(is_meant: Callable[[Held], bool]) -> AbstractContextManager[Any]:
+    """Without the servicer's own second look at what comes too early, or at some of it."""
+    send = _Session.send_continues
 
-    def send_continue(self: _Session, held: Held) -> None:
-        self._continues.append(held)
-        self._gatherer.hurry()
+    def send_continues(self: _Session, batch: Sequence[Held]) -> None:
+        for held in batch:
+            if is_meant(held):
+                self._continues.append(held)
+                self._gatherer.hurry()
+            else:
+                send(self, [held])
 
-    return mock.patch.object(_Session, "send_continue", send_continue)
+    return mock.patch.object(_Session, "send_continues", send_continues)
+
+
+def _with_lefts(change: Callable[[list[int]], list[int]]) -> AbstractContextManager[Any]:
+    """With other numbers than those of `SessionRequest.left_us`."""
+    take_in = _Session._take_in
+
+    def take_in_changed(self: _Session, suspends: Sequence[bytes], lefts_us: Sequence[int], *arguments: Any) -> None:
+        take_in(self, suspends, change(list(lefts_us)), *arguments)
+
+    return mock.patch.object(_Session, "_take_in", take_in_changed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import Context
 from random import Random
@@ -39,23 +39,47 @@ def key_of(message: Any) -> Key:
     return (message.boot_epoch, message.transaction_index, message.transaction_label, message.nap_number)
 
 
+def with_what_is_left(request: wire.SessionRequest) -> Iterator[tuple[pb.Suspension, float]]:
+    """Suspensions of a message, each with what is left of its delay, as the message says it."""
+    for index, suspension in enumerate(request.suspends):
+        yield suspension, request.left_us[index] * 1e-6 if request.left_us else seconds_of(suspension.delay)
+
+
 class Observer(Protocol):
     """Is told what is said on the streams, at the moment when it is."""
 
     def step(self, step: str) -> None:
         """One of `tests.simulator.faults.STEPS` was taken."""
 
-    def submitted(self, client: Process, key: Key) -> None:
-        """A session has written a suspension."""
+    def submitted(self, client: Process, suspension: pb.Suspension, left_seconds: float) -> None:
+        """A session has written a suspension, and that so much is left of its delay."""
+
+    def taken(self, call: Call, suspension: pb.Suspension, left_seconds: float) -> None:
+        """A sidecar has read a suspension."""
 
     def acknowledged(self, call: Call, keys: list[Key]) -> None:
         """A sidecar has accepted suspensions."""
+
+    def numbered(self, call: Call, number: int, key: Key) -> None:
+        """A sidecar has given a suspension a number."""
 
     def cancelled(self, call: Call, key: Key) -> None:
         """A sidecar has said that a suspension is cancelled."""
 
     def continued(self, call: Call, key: Key, order: pb.Continue) -> None:
         """A sidecar has written a continue."""
+
+    def over(self, call: Call, key: Key) -> None:
+        """A sidecar has written a suspension's number, to say that it is over just as it was asked for."""
+
+    def told(self, client: Process, key: Key) -> None:
+        """A session has read that a suspension is over, in one way or the other."""
+
+    def applied(self, client: Process, key: Key) -> None:
+        """A session has written that a transaction was resumed."""
+
+    def misused(self, text: str) -> None:
+        """Somebody has broken the rules of the stream itself."""
 
 
 class _Direction:
@@ -114,7 +138,13 @@ class Call:
         self.frames: dict[int, list[Key]] = {}
         """The keys of each frame of suspends that the sidecar has read."""
         self.ahead_seconds = 0.0
-        """How long before its time the session takes a continue, as it has said."""
+        """How long before its time the session takes that a suspension is over, as it has said."""
+        self.numbers: dict[int, Key] = {}
+        """The suspensions that the sidecar has numbered in this stream."""
+        self.over: set[int] = set()
+        """Those of them that it has said are over, and that are not answered for by their numbers."""
+        self.continued: set[Key] = set()
+        """What it has said is over, in one way or the other."""
         self._code: grpc.StatusCode | None = None
         self._details = ""
         self._trailing: tuple[tuple[str, Any], ...] = ()
@@ -137,8 +167,7 @@ class Call:
         if request.HasField("hello"):
             self.ahead_seconds = seconds_of(request.hello.ahead)
         self._network.trace("%s → %s: %s", self.client.name, self.target, request)
-        for suspension in request.suspends:
-            self._network.observer.submitted(self.client, key_of(suspension.key))
+        self._watch(request)
         self.up.send_bytes(data)
         await self._network.pause()
         while not self.down.is_cut and self.up.unread > self._network.window:
@@ -152,7 +181,30 @@ class Call:
                 return self._end()
             await self.down.wait()
         self.is_answered = True
-        return wire.SessionResponse.FromString(self.down.take())
+        response = wire.SessionResponse.FromString(self.down.take())
+        for order in response.continues:
+            self._network.observer.told(self.client, key_of(order.key))
+        for number in response.due:
+            if number in self.numbers:
+                self._network.observer.told(self.client, self.numbers[number])
+        return response
+
+    def _watch(self, request: wire.SessionRequest) -> None:
+        observer = self._network.observer
+        if len(request.left_us) not in (0, len(request.suspends)):
+            observer.misused(f"left_us has {len(request.left_us)} entries for {len(request.suspends)} suspends")
+        else:
+            for suspension, left_seconds in with_what_is_left(request):
+                observer.submitted(self.client, suspension, left_seconds)
+        for number in request.applied:
+            if number in self.over:
+                self.over.discard(number)
+                observer.applied(self.client, self.numbers[number])
+            else:
+                observer.misused(f"{self.client.name} has resumed {number}, which is not due in this stream")
+        for result in request.results:
+            if result.outcome == pb.CONTINUE_OUTCOME_APPLIED:
+                observer.applied(self.client, key_of(result.key))
 
     def cancel(self) -> bool:
         if self._code is not None:
@@ -218,7 +270,7 @@ class ServerContext:
             self._watch(response)
             self._network.trace("%s → %s: %s", self._process.name, self._call.client.name, response)
             self._call.down.send_bytes(response.SerializeToString())
-            if response.continues:
+            if response.continues or response.due:
                 self._network.observer.step("continue")
             if response.frame_results:
                 self._network.observer.step("acknowledge")
@@ -230,12 +282,27 @@ class ServerContext:
         call, observer = self._call, self._network.observer
         for result in response.frame_results:
             refused = {key_of(refusal.key) for refusal in result.refusals}
-            observer.acknowledged(call, [key for key in call.frames[result.frame_number] if key not in refused])
+            keys = call.frames[result.frame_number]
+            observer.acknowledged(call, [key for key in keys if key not in refused])
+            if len(result.numbers) not in (0, len(keys)):
+                observer.misused(f"{len(result.numbers)} numbers for {len(keys)} suspends")
+            for key, number in zip(keys, result.numbers, strict=False):
+                if number and key in refused:
+                    observer.misused(f"{key} was refused, and has the number {number}")
+                elif number:
+                    call.numbers[number] = key
+                    observer.numbered(call, number, key)
         for cancelled in response.cancel_results:
             if cancelled.outcome == pb.CANCEL_OUTCOME_CANCELLED:
                 observer.cancelled(call, key_of(cancelled.key))
         for continued in response.continues:
             observer.continued(call, key_of(continued.key), continued)
+        for number in response.due:
+            if number in call.numbers:
+                call.over.add(number)
+                observer.over(call, call.numbers[number])
+            else:
+                observer.misused(f"{number} is due, and nothing has that number in this stream")
 
     async def abort_with_status(self, status: Any) -> NoReturn:
         self.status = (status.code, status.details, status.trailing_metadata)
@@ -251,6 +318,8 @@ class ServerContext:
         request = wire.SessionRequest.FromString(data)
         if request.suspends:
             self._call.frames[request.frame_number] = [key_of(suspension.key) for suspension in request.suspends]
+            for suspension, left_seconds in with_what_is_left(request):
+                self._network.observer.taken(self._call, suspension, left_seconds)
         if request.results or request.applied:
             self._network.observer.step("result")
         return SessionFrame.FromString(data)

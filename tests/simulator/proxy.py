@@ -95,6 +95,8 @@ class Proxy:
         self.naps: dict[Key, Nap] = {}
         self.boot_epoch = 1_700_000_000
         self.is_up = True
+        self.most_at_once = random.choice([1, 1, 6])
+        """How many requests come in at the same moment and nap for as long."""
         self.is_closing = False
         """Whether nothing naps any more."""
         self.margin_seconds = random.choice([None, None, None, 1.0, 5.0])
@@ -116,13 +118,19 @@ class Proxy:
     # What callers do
 
     def receive_call(self) -> None:
-        """A request comes in and naps, unless the gate is shut."""
-        if self.is_up and not (self._obeys_gate and self._loop.time() > self._gate_until_seconds):
-            self._suspend(self._random.getrandbits(32), self._random.getrandbits(32), 1, len(self.naps))
-
-    def _suspend(self, index: int, label: int, nap_number: int, call_id: int) -> None:
+        """A request comes in and naps, or several at once do for as long, unless the gate is shut."""
         random = self._random
-        milliseconds = random.choice([1, random.randint(1, 50), random.randint(1, int(self._longest_seconds * 1000))])
+        if self.is_up and not (self._obeys_gate and self._loop.time() > self._gate_until_seconds):
+            milliseconds = self._draw_milliseconds()
+            for _ in range(random.randint(1, self.most_at_once)):
+                self._suspend(random.getrandbits(32), random.getrandbits(32), 1, len(self.naps), milliseconds)
+
+    def _draw_milliseconds(self) -> int:
+        random = self._random
+        return random.choice([1, random.randint(1, 50), random.randint(1, int(self._longest_seconds * 1000))])
+
+    def _suspend(self, index: int, label: int, nap_number: int, call_id: int, milliseconds: int) -> None:
+        random = self._random
         deadline = None
         if random.random() < self._deadline_share:
             deadline = milliseconds / 1000 + random.choice([0.001, random.uniform(0.0, 1.0), random.uniform(1.0, 9.0)])
@@ -136,7 +144,12 @@ class Proxy:
         head = b"SN1 S %d %d %d %d %d RESUME 192.0.2.1 5060 %d\n" % (*nap.key, milliseconds, len(message))
         nap.is_shipped = self._send(head + message + b"sip:b@example.org")
         if random.random() < self._cancelled_share:
-            seconds = random.choice([0.0, random.uniform(0.0, 0.01), random.uniform(0.0, milliseconds / 1000 + 0.1)])
+            seconds = random.choice(
+                [
+                    0.0, random.uniform(0.0, 0.01), random.uniform(0.0, milliseconds / 1000 + 0.1),
+                    milliseconds / 1000 + random.uniform(0.0, 0.005),  # at about the time when it is resumed
+                ]
+            )  # fmt: skip
             self._loop.call_later(seconds, self._cancel, nap, context=WORLD)
         if self.margin_seconds is not None:
             self._loop.call_at(nap.due_seconds + self.margin_seconds, self._give_up, nap, context=WORLD)
@@ -202,7 +215,8 @@ class Proxy:
         """What a transaction does that was resumed: some nap again."""
         if is_applied and nap is not None and not self.is_closing and self._random.random() < self._again_share:
             _, again_index, again_label, again_number = nap.key
-            self._suspend(again_index, again_label, again_number + 1, nap.call_id)
+            milliseconds = self._draw_milliseconds()
+            self._suspend(again_index, again_label, again_number + 1, nap.call_id, milliseconds)
 
     def _resume(self, nap: Nap, status: str) -> bool:
         if not self._end(nap, State.RESUMED):

@@ -17,15 +17,18 @@ import grpc.aio
 
 from sipnap.client import outbox as outbox_module
 from sipnap.client import session as session_module
+from sipnap.client.outstanding import seconds_of
 from sipnap.shim.kamailio import bridge as bridge_module
 from sipnap.sidecar import dispatcher as dispatcher_module
 from sipnap.sidecar import recovery as recovery_module
+from sipnap.sidecar.journal.base import Entry
 from sipnap.sidecar.services import front_end as front_end_module
 from sipnap.v1 import suspension_pb2 as pb
 from tests.simulator.faults import Faults
-from tests.simulator.journal import Disk
+from tests.simulator.journal import WALL_OFFSET_NS, Disk
+from tests.simulator.journal import key_of as key_of_entry
 from tests.simulator.loop import START_SECONDS, NeverEnding, Process, VirtualLoop
-from tests.simulator.network import Call, Key, Network
+from tests.simulator.network import Call, Key, Network, key_of
 from tests.simulator.proxy import EARLY_TOLERANCE_SECONDS, Nap, Proxy, State
 from tests.simulator.shim import SimulatedShim
 from tests.simulator.sidecar import SimulatedSidecar
@@ -34,7 +37,10 @@ from tests.simulator.work import Workload
 _LONGEST_LOAD_SECONDS = 8.0
 _PATIENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.25
+_NUMBERS_SECONDS = 25.0  # a session keeps those of what it has ended for 10 s, twice
 _MOST_VIOLATIONS = 20
+_CLOCK_TOLERANCE_SECONDS = 3e-6  # streams tell whole microseconds, journals nanoseconds, all of them rounded
+_SHORTEST_DELAY_SECONDS = 0.001  # what a session says is left of a delay that is over
 
 
 @dataclass
@@ -88,6 +94,9 @@ class _Run:
         self._random = random
         self._outcome = outcome
         self._cancelled: set[tuple[str, Key]] = set()
+        self._numbers: dict[tuple[str, int], Key] = {}
+        self._numbered: set[tuple[str, Key]] = set()
+        self._asked: dict[tuple[str, Key], list[tuple[float, float | None]]] = {}
         loop.set_exception_handler(self._report)
         self._network = Network(loop, random, self._trace, self)
         names, self._is_shared = random.choice([(["a"], False)] * 5 + [(["a", "b"], False)] + [(["a", "b"], True)] * 2)
@@ -98,7 +107,7 @@ class _Run:
             SimulatedSidecar(
                 name, shared_disk if self._is_shared else Disk(random),
                 self._max_pending, self._workload, loop, random, self._network,
-                self.step, self._forgotten, self._is_kept, self._violate,
+                self.step, self._kept, self._forgotten, self._is_kept, self._violate,
             )
             for name in names
         ]  # fmt: skip
@@ -129,7 +138,8 @@ class _Run:
         for sidecar in self._sidecars:
             sidecar.start()
         self._shim.start()
-        for _ in range(random.choice([3, 10, 25])):
+        calls = random.choice([3, 10, 25]) * 3 // (2 + self._proxy.most_at_once)
+        for _ in range(max(1, calls)):
             loop.call_later(random.uniform(0.0, self._load_seconds), self._proxy.receive_call)
         for seconds, group_name, workers in self._workload.draw_resizes(self._load_seconds):
             for sidecar in self._sidecars:
@@ -167,10 +177,16 @@ class _Run:
             sidecar.check_empty()
         if left := self._shim.left_over():
             self._violate(f"left over at the shim: {left}")
+        await self._wait(self._loop.time() + _NUMBERS_SECONDS, lambda: not self._numbers_left())
+        if left_count := self._numbers_left():
+            self._violate(f"left over at the shim: {left_count} numbers")
 
     async def _wait(self, until_seconds: float, condition: Callable[[], bool]) -> None:
         while self._loop.time() < until_seconds and not condition():
             await asyncio.sleep(_POLL_SECONDS)
+
+    def _numbers_left(self) -> int:
+        return self._shim.session.numbers_left if self._shim.session is not None else 0
 
     def _left_over(self) -> str:
         left = self._shim.left_over()
@@ -225,7 +241,11 @@ class _Run:
                 self._violate(f"{name} was lost, though nothing was wrong before its deadline")
         elif nap.status == "failed":
             is_tight = self._max_pending < 100 or (nap.operations and not self._workload.is_light)
-            if not (is_tight or explain(nap.began_seconds, nap.ended_seconds, "disk full", "drain")):
+            # A claim that was on its way when the session went elsewhere: the sidecar there loses what it is writing.
+            is_fenced = explain(nap.began_seconds, nap.ended_seconds) and any(
+                nap.began_seconds <= seconds <= nap.ended_seconds for seconds in self._sidecars[0].disk.fenced_seconds
+            )
+            if not (is_tight or is_fenced or explain(nap.began_seconds, nap.ended_seconds, "disk full", "drain")):
                 self._violate(f"{name} was refused, though the sidecar could take it")
         elif nap.status == "timed_out" and nap.operations:
             is_tight = not self._workload.is_light or nap.delay_seconds < 1.0 + self._slow_seconds
@@ -241,9 +261,43 @@ class _Run:
 
     # What is said on the streams: see `tests.simulator.network.Observer`
 
-    def submitted(self, client: Process, key: Key) -> None:
+    def submitted(self, client: Process, suspension: pb.Suspension, left_seconds: float) -> None:
+        key = key_of(suspension.key)
+        nap = self._proxy.naps[key]
         if (client.name, key) in self._shim.delivered:
-            self._violate(f"{self._proxy.naps[key]} was submitted again, though its continue had come")
+            self._violate(f"{nap} was submitted again, though its continue had come")
+        asked_seconds = seconds_of(suspension.delay)
+        if abs(asked_seconds - nap.delay_seconds) > _CLOCK_TOLERANCE_SECONDS:
+            self._violate(f"{nap} of {nap.delay_seconds} s was submitted as one of {asked_seconds} s")
+        if nap.taken_by == client.name:
+            least_seconds = nap.taken_seconds + nap.delay_seconds - self._loop.time()
+            if not (
+                -_CLOCK_TOLERANCE_SECONDS
+                < left_seconds - least_seconds
+                < max(_SHORTEST_DELAY_SECONDS - least_seconds, 0.0) + _CLOCK_TOLERANCE_SECONDS
+            ):
+                self._violate(f"{nap} was submitted with {left_seconds} s left of its {least_seconds} s")
+
+    def taken(self, call: Call, suspension: pb.Suspension, left_seconds: float) -> None:
+        assert call.sidecar is not None
+        assert call.sidecar.process is not None
+        now = self._loop.time()
+        deadline_seconds = now + seconds_of(suspension.deadline) if suspension.HasField("deadline") else None
+        times = self._asked.setdefault((call.sidecar.process.name, key_of(suspension.key)), [])
+        times.append((now + left_seconds, deadline_seconds))
+
+    def _kept(self, process: Process, entry: Entry) -> None:
+        """A journal keeps a nap: with the times that its submission said, counted from when it was read."""
+        nap = self._proxy.naps[key_of_entry(entry)]
+        due_seconds = (entry.due_ns - WALL_OFFSET_NS) * 1e-9
+        deadline_seconds = (entry.deadline_ns - WALL_OFFSET_NS) * 1e-9
+        asked = self._asked.get((process.name, nap.key), [])
+        if not any(
+            abs(due_seconds - asked_due_seconds) < _CLOCK_TOLERANCE_SECONDS
+            and abs(deadline_seconds - (asked_deadline_seconds or deadline_seconds)) < _CLOCK_TOLERANCE_SECONDS
+            for asked_due_seconds, asked_deadline_seconds in asked
+        ):
+            self._violate(f"{nap} is kept until {due_seconds}, at most {deadline_seconds}; it was asked for as {asked}")
 
     def acknowledged(self, call: Call, keys: list[Key]) -> None:
         assert call.sidecar is not None
@@ -257,18 +311,54 @@ class _Run:
         assert call.sidecar is not None
         self._cancelled.add((call.sidecar.memory, key))
 
-    def continued(self, call: Call, key: Key, order: pb.Continue) -> None:
+    def numbered(self, call: Call, number: int, key: Key) -> None:
         assert call.sidecar is not None
-        nap, wait_seconds = self._proxy.naps[key], order.wait_us * 1e-6
-        early_seconds = nap.due_seconds - (self._loop.time() + wait_seconds)
+        assert call.sidecar.process is not None
+        other = self._numbers.setdefault((call.sidecar.process.name, number), key)
+        if other != key:
+            self._violate(f"{self._proxy.naps[key]} has the number of {self._proxy.naps[other]}")
+        is_over = self._loop.time() > self._proxy.naps[key].last_seconds
+        if (call.sidecar.memory, key) in self._numbered and not is_over:
+            self._violate(f"{self._proxy.naps[key]} was held already, and was given a number again")
+        self._numbered.add((call.sidecar.memory, key))
+
+    def continued(self, call: Call, key: Key, order: pb.Continue) -> None:
+        nap = self._proxy.naps[key]
+        early_seconds = nap.due_seconds - self._loop.time()
         if order.status == pb.CONTINUE_STATUS_OK and not nap.operations and early_seconds > EARLY_TOLERANCE_SECONDS:
-            self._violate(f"{nap} was continued {early_seconds:.6f} s earlier than its continue says")
-        if wait_seconds > call.ahead_seconds + 2 * EARLY_TOLERANCE_SECONDS:
-            self._violate(f"{nap} was continued {wait_seconds:.6f} s ahead of its time, more than the session takes")
-        if (call.sidecar.memory, key) in self._cancelled:
-            self._violate(f"{self._proxy.naps[key]} was continued by a sidecar that had said it was cancelled")
-        if key not in call.sidecar.disk.ever:
-            self._violate(f"{self._proxy.naps[key]} was continued, but never was in the journal")
+            self._violate(f"{nap} was continued {early_seconds:.6f} s early")
+        self._check_continued(call, nap)
+
+    def over(self, call: Call, key: Key) -> None:
+        nap = self._proxy.naps[key]
+        early_seconds = nap.due_seconds - self._loop.time()
+        if early_seconds > call.ahead_seconds + EARLY_TOLERANCE_SECONDS:
+            self._violate(f"{nap} was over {early_seconds:.6f} s ahead of its time, more than the session takes")
+        if nap.operations:
+            self._violate(f"{nap} was over by its number alone, though it has operations")
+        self._check_continued(call, nap)
+
+    def _check_continued(self, call: Call, nap: Nap) -> None:
+        assert call.sidecar is not None
+        # After its deadline a sidecar may have given it up, and be asked to hold it by a session that has not.
+        if nap.key in call.continued and self._loop.time() < nap.last_seconds:
+            self._violate(f"{nap} was continued twice in one stream")
+        call.continued.add(nap.key)
+        if (call.sidecar.memory, nap.key) in self._cancelled:
+            self._violate(f"{nap} was continued by a sidecar that had said it was cancelled")
+        if nap.key not in call.sidecar.disk.ever:
+            self._violate(f"{nap} was continued, but never was in the journal")
+
+    def told(self, client: Process, key: Key) -> None:
+        self._shim.told.add((client.name, key))
+
+    def applied(self, client: Process, key: Key) -> None:
+        nap = self._proxy.naps[key]
+        if nap.state is not State.RESUMED:
+            self._violate(f"{client.name} says that {nap} was resumed, and it is {nap.state.value}")
+
+    def misused(self, text: str) -> None:
+        self._violate(f"the stream is misused: {text}")
 
     def _is_kept(self, sidecar: SimulatedSidecar) -> None:
         """A sidecar dies: what it has accepted has to be on its disk, unless it is over."""
@@ -322,9 +412,9 @@ def _virtual(loop: VirtualLoop, seed: int) -> Iterator[None]:
         mock.patch.object(session_module, "random", Random(seed)),
         mock.patch.object(recovery_module, "time", SimpleNamespace(monotonic=loop.time)),
         mock.patch.object(outbox_module, "_MOST_ENTRIES_PER_MESSAGE", random.choice([1, 3, 128])),
-        mock.patch.object(session_module, "AHEAD_SECONDS", random.choice([0.0, 0.02, 0.02, 0.3])),
+        mock.patch.object(session_module, "AHEAD_SECONDS", random.choice([0.0, 0.02, 0.3, 0.9])),
         mock.patch.object(front_end_module, "_MOST_CONTINUES_PER_MESSAGE", random.choice([1, 3, 512])),
-        mock.patch.object(front_end_module, "_MANY_SENT", random.choice([0, 10_000])),
+        mock.patch.object(front_end_module, "_MOST_NUMBERS_PER_MESSAGE", random.choice([1, 3, 4096])),
         mock.patch.object(bridge_module, "_DATAGRAMS_PER_TURN", random.choice([1, 256])),
         mock.patch.object(dispatcher_module, "_MOST_TIMERS_PER_TURN", random.choice([1, 3, 2000])),
     ):

@@ -10,12 +10,13 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from sipnap.client import keys
+from sipnap.client.outstanding import Suspended
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio.bridge import Address, Bridge
 from sipnap.v1 import suspension_pb2 as pb
 from tests.simulator.loop import PROCESS, Process, VirtualLoop
 from tests.simulator.network import Key, Network, as_call, key_of
-from tests.simulator.proxy import EARLY_TOLERANCE_SECONDS, Proxy, State
+from tests.simulator.proxy import EARLY_TOLERANCE_SECONDS, Nap, Proxy, State
 from tests.simulator.work import Workload
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class SimulatedSession(FrontEndSession):
         self._shim = shim
         self._process = process
         self._cancelled_seconds: dict[Key, float] = {}
+        self._answered: set[Key] = set()
 
     def _open_call(self, target: str) -> tuple[_Call, Callable[[], Awaitable[None]]]:
         call = self._shim.network.connect(target, self._process)
@@ -106,24 +108,15 @@ class SimulatedSession(FrontEndSession):
         call: Any = self._call
         return call.target if self._connected.is_set() and call is not None else ""
 
-    def suspend_encoded(
-        self,
-        key: keys.Key,
-        encoded: bytes,
-        route: str,
-        delay_seconds: float,
-        deadline_seconds: float | None = None,
-        *,
-        is_urgent: bool = False,
-    ) -> None:
-        nap = self._shim.proxy.naps[key[1:]]
+    def submit(self, suspended: Suspended, *, is_urgent: bool = False) -> bool:
+        nap = self._shim.proxy.naps[suspended.key[1:]]
         if self._process.is_alive:
             nap.taken_by, nap.taken_seconds = self._process.name, self._loop.time()
         # The bridge gives neither; here some naps have them. One message after the other is the same as both in one.
-        assert deadline_seconds is None
-        encoded += pb.Suspension(operations=nap.operations).SerializeToString()
-        is_urgent = is_urgent or bool(nap.operations)
-        super().suspend_encoded(key, encoded, route, delay_seconds, nap.deadline_seconds, is_urgent=is_urgent)
+        assert suspended.deadline_seconds is None
+        suspended.encoded += pb.Suspension(operations=nap.operations).SerializeToString()
+        suspended.deadline_seconds = nap.deadline_seconds
+        return super().submit(suspended, is_urgent=is_urgent or bool(nap.operations))
 
     def cancel(self, key: keys.Key) -> None:
         self._cancelled_seconds[key[1:]] = self._loop.time()
@@ -133,6 +126,7 @@ class SimulatedSession(FrontEndSession):
         nap = self._shim.proxy.naps[key[1:]]
         if outcome == pb.CONTINUE_OUTCOME_GONE and nap.state is State.WAITING and self._process.is_alive:
             nap.is_given_up = True
+        self._check_answered(nap)
         super().answer(key, outcome)
 
     def on_continues(self, callback: Callable[[Sequence[tuple[keys.Key, pb.Continue]]], None]) -> None:
@@ -144,20 +138,61 @@ class SimulatedSession(FrontEndSession):
 
         super().on_continues(check_and_hand_on)
 
+    def on_due(self, callback: Callable[[Sequence[Suspended]], None]) -> None:
+        def check_and_hand_on(suspendeds: Sequence[Suspended]) -> None:
+            if self._process.is_alive:
+                for suspended in suspendeds:
+                    self._check_due(suspended)
+            callback(suspendeds)
+
+        super().on_due(check_and_hand_on)
+
     def _check(self, key: Key, received: pb.Continue) -> None:
         if key_of(received.key) != key:
             self._shim.violate(f"{received} was handed to the shim under the key {key}")
-        nap, now, violate = self._shim.proxy.naps[key], self._loop.time(), self._shim.violate
+        nap = self._shim.proxy.naps[key]
         self._shim.network.trace("%s hands on %s", self._process.name, received)
-        if (self._process.name, key) in self._shim.delivered:
-            violate(f"{nap} was handed to the shim twice")
-        self._shim.delivered.add((self._process.name, key))
-        if self._cancelled_seconds.get(key, now) < now:
-            violate(f"{nap} was handed to the shim after its cancel")
         self._shim.workload.check(str(nap), nap.operations, received)
         is_ok = received.status == pb.CONTINUE_STATUS_OK
-        if is_ok and not nap.operations and now < nap.due_seconds - EARLY_TOLERANCE_SECONDS:
-            violate(f"{nap} was handed to the shim {nap.due_seconds - now:.6f} s early")
+        self._check_handed_on(
+            nap, is_own=received.attempt == 0, due_seconds=nap.due_seconds if is_ok and not nap.operations else 0.0
+        )
+
+    def _check_due(self, suspended: Suspended) -> None:
+        nap = self._shim.proxy.naps[suspended.key[1:]]
+        self._shim.network.trace("%s hands on that %s is over", self._process.name, nap)
+        if nap.operations:
+            self._shim.violate(f"{nap} was handed to the shim without what its operations have found")
+        if suspended.outcome is not None:
+            self._shim.violate(f"{nap} was handed to the shim, though it is over")
+        # Its time is counted from when the shim took it.
+        self._check_handed_on(nap, is_own=False, due_seconds=nap.taken_seconds + nap.delay_seconds)
+
+    def _check_handed_on(self, nap: Nap, *, is_own: bool, due_seconds: float) -> None:
+        """`is_own`: the session says so by itself."""
+        now, violate, name = self._loop.time(), self._shim.violate, (self._process.name, nap.key)
+        if not is_own and name not in self._shim.told:
+            violate(f"{nap} was handed to the shim, and no sidecar had said that it is over")
+        if name in self._shim.delivered:
+            violate(f"{nap} was handed to the shim twice")
+        self._shim.delivered.add(name)
+        if self._cancelled_seconds.get(nap.key, now) < now:
+            violate(f"{nap} was handed to the shim after its cancel")
+        if now < due_seconds - EARLY_TOLERANCE_SECONDS:
+            violate(f"{nap} was handed to the shim {due_seconds - now:.6f} s early")
+
+    def applied(self, suspendeds: Sequence[Suspended]) -> None:
+        for suspended in suspendeds:
+            nap = self._shim.proxy.naps[suspended.key[1:]]
+            if nap.state is not State.RESUMED:
+                self._shim.violate(f"the shim says that {nap} was resumed, and it is {nap.state.value}")
+            self._check_answered(nap)
+        super().applied(suspendeds)
+
+    def _check_answered(self, nap: Nap) -> None:
+        if nap.key in self._answered and self._process.is_alive:
+            self._shim.violate(f"the shim answers for {nap} once more")
+        self._answered.add(nap.key)
 
     def left_over(self) -> str:
         """What it still keeps of suspensions, for the check that it is nothing; empty: nothing."""
@@ -170,6 +205,11 @@ class SimulatedSession(FrontEndSession):
             "waiting for their time": len(self._early),
         }
         return ", ".join(f"{count} {what}" for what, count in left.items() if count)
+
+    @property
+    def numbers_left(self) -> int:
+        """Numbers that it knows. Those of naps that it has ended stay for a while: a sidecar may use them still."""
+        return len(self._table._by_number)
 
 
 class SimulatedShim:
@@ -196,6 +236,8 @@ class SimulatedShim:
         self.session: SimulatedSession | None = None
         self.delivered: set[tuple[str, Key]] = set()
         """Which life of it has been handed which continue."""
+        self.told: set[tuple[str, Key]] = set()
+        """Which life of it a sidecar has told of which nap that it is over."""
         self._bridge: Bridge | None = None
         self._main: asyncio.Task[object] | None = None
         self._socket: SimulatedSocket | None = None
@@ -266,6 +308,11 @@ class SimulatedShim:
         session, bridge = self.session, self._bridge
         if session is None or bridge is None:
             return "it did not come back"
-        left = {"naps": len(bridge._naps), "to cancel": len(bridge._by_call_id), "sent": len(bridge._sent)}
+        left = {
+            "to cancel": len(bridge._by_call_id),
+            "not from the session": len(bridge._strangers),
+            "sent": len(bridge._awaiting),
+            "unanswered": bridge.unanswered,
+        }
         texts = [f"{count} {what}" for what, count in left.items() if count]
         return ", ".join(filter(None, [session.left_over(), *texts]))

@@ -12,6 +12,7 @@ from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.groups import WorkerKind
 from sipnap.sidecar.core.suspension import Limits, Phase
 from sipnap.sidecar.dispatcher import Dispatcher
+from sipnap.sidecar.journal.base import Entry
 from sipnap.sidecar.recovery import recover
 from sipnap.sidecar.services.front_end import FrontEndServicer
 from sipnap.sidecar.workers.coroutines import CoroutinePool
@@ -62,6 +63,7 @@ class SimulatedSidecar:
         random: Random,
         network: Network,
         on_step: Callable[[str], None],
+        on_keep: Callable[[Process, Entry], None],
         on_forget: Callable[[Key], None],
         on_death: Callable[[SimulatedSidecar], None],
         violate: Callable[[str], None],
@@ -81,6 +83,7 @@ class SimulatedSidecar:
         self._random = random
         self._network = network
         self._on_step = on_step
+        self._on_keep = on_keep
         self._on_forget = on_forget
         self._on_death = on_death
         self._violate = violate
@@ -95,6 +98,11 @@ class SimulatedSidecar:
         """Names what it remembers: it forgets with each life, and with each claim has it from the journal again."""
         assert self.process is not None
         return f"{self.process.name}, claim {self.engine.claims if self.engine is not None else 0}"
+
+    @property
+    def _memory_of_work(self) -> str:
+        """The same, but what it has given up at its deadline it may learn of anew, from a session that has not."""
+        return f"{self.memory}, given up {self.engine.counters.lost if self.engine is not None else 0}"
 
     @property
     def held_count(self) -> int:
@@ -151,8 +159,12 @@ class SimulatedSidecar:
 
     async def _serve(self, process: Process) -> None:
         make = SharedJournal if self.disk.is_shared else SimulatedJournal
-        journal = make(self.disk, self._random, process, self._on_step, self._on_forget, self._violate)
-        operations = self._workload.operations(lambda: self.memory if process is self.process else process.name)
+        journal = make(
+            self.disk, self._random, process, self._on_step, self._on_keep, self._on_forget, self._violate
+        )  # fmt: skip
+        operations = self._workload.operations(
+            lambda: self._memory_of_work if process is self.process else process.name
+        )
         limits = Limits(max_pending=self._max_pending)
         engine = CountingEngine(self._loop.time, limits, self._workload.groups(), operations)
         dispatcher = Dispatcher(engine, journal)

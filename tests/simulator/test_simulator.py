@@ -18,7 +18,7 @@ from tests.simulator.run import Outcome, run
 
 SEEDS = int(os.environ.get("SIPNAP_SEEDS", "300"))
 ONLY_SEED = os.environ.get("SIPNAP_SEED")
-MUTATION_SEEDS = 200
+MUTATION_SEEDS = 300
 
 
 def report(outcome: Outcome) -> str:

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.groups import Job, JobPolicy, JobResult, WorkerGroup
+from sipnap.sidecar.core.streams import Stream
 from sipnap.sidecar.core.suspension import (
     CancelOutcome,
     Held,
@@ -55,6 +56,19 @@ class Bench:
         held, _ = self.engine.reserve(self.front_end, request)
         self.engine.activate([held])
         return held
+
+    def number(self, number: int, delay_seconds: float = 1.0) -> Held:
+        """A nap that has a number in the present stream, not accepted yet."""
+        request = nap(number, delay_seconds, epoch=self.front_end.boot_epoch)
+        held, is_new = self.engine.take_in(
+            self.front_end, request.key.pack(), "RESUME", delay_seconds, None, b"payload", (), self.clock(),
+            self.front_end.stream,
+        )  # fmt: skip
+        assert is_new
+        return held
+
+    def told(self, most: int = 1000) -> list[Held]:
+        return [held for told in self.engine.pop_due(most).told for held in told.naps.values()]
 
     def take(self) -> Job | None:
         return self.engine.jobs.take(self.group)
@@ -150,6 +164,16 @@ def test_nobody_answers_until_the_deadline(bench: Bench) -> None:
     assert bench.engine.held_count == 0
 
 
+def test_a_short_deadline_does_not_hide_a_long_one(bench: Bench) -> None:
+    naps = [bench.accept(nap(number, deadline_seconds=seconds)) for number, seconds in enumerate([None, 2.5, 1.5])]
+    bench.clock.advance(1.0)
+    assert bench.due() == naps
+    for seconds, lost in ((0.499, 0), (0.001, 1), (0.5, 1), (0.499, 1), (0.001, 2), (58.499, 2), (0.001, 3)):
+        bench.clock.advance(seconds)
+        assert bench.due() == []
+        assert bench.engine.counters.lost == lost
+
+
 def test_a_restart_of_the_front_end_ends_its_earlier_life(bench: Bench) -> None:
     held = bench.accept(nap(1))
     committing, _ = bench.engine.reserve(bench.front_end, nap(2))
@@ -238,10 +262,10 @@ def test_too_many_front_ends_push_out_only_idle_ones() -> None:
 def test_a_front_end_that_left_is_known_for_a_while(bench: Bench) -> None:
     bench.engine.detach(bench.front_end)
     bench.clock.advance(59.0)
-    assert bench.engine.front_end_for("kamailio") is bench.front_end
+    assert bench.engine.front_ends.reachable("kamailio") is bench.front_end
     bench.clock.advance(2.0)
     with pytest.raises(Refused) as caught:
-        bench.engine.front_end_for("kamailio")
+        bench.engine.front_ends.reachable("kamailio")
     assert caught.value.reason is Reason.FRONT_END_UNKNOWN
 
 
@@ -273,6 +297,177 @@ def test_listing_goes_page_by_page_in_order_of_acceptance(bench: Bench) -> None:
     assert seen == expected
     assert bench.engine.list("other", 0, 100) == [held for held in expected if held.front_end is other]
     assert bench.engine.list("nobody", 0, 100) == []
+
+
+# Streams that number their naps
+
+
+def numbering(ahead_seconds: float = 0.5) -> Bench:
+    """A bench whose stream is told of its naps so long before their time."""
+    bench = Bench()
+    bench.engine.attach("kamailio", EPOCH, ahead_seconds)
+    return bench
+
+
+def test_a_stream_is_told_of_its_naps_between_once_and_half_of_ahead_before_their_time() -> None:
+    bench = numbering(0.5)
+    naps = [bench.number(n, 4.0 + n / 100) for n in range(100)]
+    bench.engine.activate(naps)
+    told: list[Held] = []
+    looks = 0
+    for _ in range(6000):
+        bench.clock.advance(0.001)
+        if now_told := bench.told():
+            looks += 1
+            told += now_told
+            assert all(0.249 < held.due_seconds - bench.clock.now_seconds <= 0.5 for held in now_told)
+    assert sorted(held.sequence for held in told) == [held.sequence for held in naps]
+    assert looks <= 1.0 / 0.25 + 1, "in rounds: that is what they are for"
+    assert {(held.phase, held.attempt) for held in naps} == {(Phase.CONTINUING, 1)}
+    assert list(bench.front_end.continuing) == [held.sequence for held in told]
+
+
+def test_a_number_answers_once_and_for_its_own_stream_only() -> None:
+    bench = numbering()
+    engine, front_end = bench.engine, bench.front_end
+    naps = [bench.number(number) for number in range(3)]
+    other, _ = engine.reserve(front_end, nap(9))
+    engine.activate([*naps, other])
+    stream = front_end.stream
+    engine.settle_applied(front_end, stream, [held.sequence for held in naps])
+    assert {held.phase for held in naps} == {Phase.PENDING}, "nobody was told yet"
+    bench.clock.advance(1.0)
+    due = engine.pop_due(1000)
+    assert [set(told.naps) for told in due.told] == [{held.sequence for held in naps}]
+    assert due.continues == [other], "it has no number"
+    engine.settle_applied(front_end, stream, [naps[0].sequence, naps[0].sequence, other.sequence, 12345])
+    engine.attach("kamailio", EPOCH, 0.5)
+    engine.settle_applied(front_end, front_end.stream, [held.sequence for held in naps])
+    engine.settle_applied(front_end, None, [held.sequence for held in naps])
+    assert [held.phase for held in [*naps, other]] == [Phase.ENDED] + [Phase.CONTINUING] * 3
+    assert engine.counters.outcomes[Outcome.APPLIED] == 1
+    assert engine.take_ended() == naps[:1]
+    assert list(front_end.held.values()) == [*naps[1:], other]
+
+
+@pytest.mark.parametrize("ahead_seconds", [0.0, 0.5, 1.0])
+def test_what_another_stream_numbered_is_continued_in_full_at_its_time(ahead_seconds: float) -> None:
+    bench = numbering(1.0)
+    held = bench.number(1, 4.0)
+    bench.engine.activate([held])
+    stream = bench.front_end.stream
+    bench.engine.attach("kamailio", EPOCH, ahead_seconds)
+    bench.clock.advance(3.999)
+    due = bench.engine.pop_due(1000)
+    assert (due.told, due.continues) == ([], [])
+    bench.clock.advance(0.001)
+    due = bench.engine.pop_due(1000)
+    assert (due.told, due.continues) == ([], [held])
+    bench.engine.settle_applied(bench.front_end, stream, [held.sequence])
+    assert held.phase is Phase.CONTINUING, "that stream was never told of it"
+
+
+def test_what_was_numbered_during_a_reconnect_is_continued_in_full() -> None:
+    """Its frame came in one stream, its commit ended in the next."""
+    bench = numbering(1.0)
+    held = bench.number(1, 4.0)
+    stream = bench.front_end.stream
+    bench.engine.attach("kamailio", EPOCH, 1.0)
+    bench.engine.activate([held])
+    bench.clock.advance(3.999)
+    assert bench.told() == []
+    bench.clock.advance(0.001)
+    assert bench.due() == [held]
+    bench.engine.settle_applied(bench.front_end, stream, [held.sequence])
+    assert held.phase is Phase.CONTINUING, "that stream was never told of it"
+
+
+def test_what_was_numbered_before_a_restart_is_over() -> None:
+    bench = numbering(1.0)
+    held = bench.number(1, 4.0)
+    bench.engine.attach("kamailio", EPOCH + 1, 1.0)
+    bench.engine.activate([held])
+    assert held.phase is Phase.ENDED
+    assert bench.engine.counters.outcomes[Outcome.GONE] == 1
+    assert len(bench.engine.timers) == 0
+
+
+def test_a_cancelled_nap_is_not_told_of_and_leaves_no_timer() -> None:
+    bench = numbering()
+    naps = [bench.number(number) for number in range(3)]
+    bench.engine.activate(naps)
+    for held in naps[:2]:
+        assert bench.engine.cancel("kamailio", held.key) is CancelOutcome.CANCELLED
+    assert len(bench.engine.timers) == 1
+    bench.clock.advance(1.0)
+    assert bench.told() == naps[2:]
+    again = bench.number(4)
+    bench.engine.activate([again])
+    bench.engine.cancel("kamailio", again.key)
+    assert len(bench.engine.timers) == 1, "the watch over the deadline of the one that was told of"
+
+
+def test_what_is_disowned_is_told_to_nobody() -> None:
+    bench = numbering()
+    bench.engine.activate([bench.number(1)])
+    bench.engine.disown(bench.front_end)
+    bench.clock.advance(1.0)
+    assert bench.told() == []
+    assert len(bench.engine.timers) == 0
+
+
+def test_a_large_round_takes_several_looks() -> None:
+    bench = numbering()
+    naps = [bench.number(number) for number in range(10)]
+    bench.engine.activate(naps)
+    bench.clock.advance(0.999)
+    assert [bench.told(4), bench.told(4), bench.told(4), bench.told(4)] == [naps[:4], naps[4:8], naps[8:], []]
+
+
+def test_several_rounds_share_a_look() -> None:
+    bench = numbering()
+    naps = [bench.number(number, 1.0 + number // 3) for number in range(9)]
+    bench.engine.activate(naps)
+    bench.clock.advance(5.0)
+    due = bench.engine.pop_due(4)
+    assert [len(told.naps) for told in due.told] == [3, 1]
+    assert [len(bench.told(4)), len(bench.told(4)), len(bench.told(4))] == [4, 1, 0]
+
+
+def test_what_is_answered_for_late_leaves_no_timer() -> None:
+    bench = numbering()
+    held = bench.number(1)
+    bench.engine.activate([held])
+    bench.clock.advance(1.0)
+    bench.told()
+    bench.clock.advance(1.0)
+    bench.told()  # a look who has not answered
+    assert held.timer_sequence, "else nothing of this is tested"
+    bench.engine.settle_applied(bench.front_end, bench.front_end.stream, [held.sequence])
+    assert len(bench.engine.timers) == 0
+
+
+def test_what_nobody_is_there_to_be_told_has_had_no_attempt() -> None:
+    bench = numbering()
+    held = bench.number(1)
+    bench.engine.activate([held])
+    bench.engine.detach(bench.front_end)
+    bench.clock.advance(1.0)
+    assert bench.told() == [held]
+    assert bench.engine.mark_sent(held) == 1
+
+
+def test_nobody_answers_for_a_number_until_the_deadline() -> None:
+    bench = numbering()
+    held = bench.number(1, 1.0)
+    bench.engine.activate([held])
+    bench.clock.advance(1.0)
+    assert bench.told() == [held]
+    for seconds, lost in ((58.0, 0), (1.999, 0), (0.001, 1)):
+        bench.clock.advance(seconds)
+        bench.due()
+        assert bench.engine.counters.lost == lost
+    assert held.phase is Phase.ENDED
 
 
 # Operations
@@ -333,8 +528,30 @@ class EngineMachine(RuleBasedStateMachine):
         self.accepted: dict[NapKey, Held] = {}
         self.cancelled: set[NapKey] = set()
         self.fired: dict[NapKey, Held] = {}
+        self.told: set[NapKey] = set()
         self.ended: list[NapKey] = []
         self.epoch = EPOCH
+        self.streams: list[Stream | None] = [None]
+
+    @rule(ahead=st.sampled_from([0.0, 0.02, 1.0]))
+    def open_a_stream(self, ahead: float) -> None:
+        self.streams.append(self.engine.attach("kamailio", self.epoch, ahead).stream)
+
+    @precondition(lambda self: len(self.bench.front_end.held) < 20)
+    @rule(delay=st.floats(0.001, 100))
+    def reserve_numbered(self, delay: float) -> None:
+        self.number += 1
+        self.committing.append(self.bench.number(self.number, delay))
+
+    @rule(data=st.data())
+    def settle_numbers(self, data: st.DataObject) -> None:
+        stream = data.draw(st.sampled_from(self.streams))
+        held = {one.sequence: one for one in self.bench.front_end.held.values()}
+        numbers = data.draw(st.lists(st.sampled_from([*held, 10**9])))
+        self.engine.settle_applied(self.bench.front_end, stream, numbers)
+        for number in {*numbers} & {*held}:
+            is_known = held[number].key in self.told and stream is not None and held[number].stream is stream
+            assert (held[number].phase is Phase.ENDED) == is_known
 
     @rule(delay=st.floats(0.001, 100))
     def reserve(self, delay: float) -> None:
@@ -355,7 +572,21 @@ class EngineMachine(RuleBasedStateMachine):
     def advance(self, seconds: float) -> None:
         self.bench.clock.advance(seconds)
         order: list[float] = []
-        for held in self.bench.due():
+        due = self.engine.pop_due(1000)
+        for told in due.told:
+            assert told.front_end is self.bench.front_end
+            for number, held in told.naps.items():
+                assert number == held.sequence
+                assert held.stream is not None
+                assert held.stream is self.bench.front_end.stream, "else nobody knows the number"
+                assert held.due_seconds - held.stream.ahead_seconds <= self.bench.clock.now_seconds, "not too early"
+                assert told.earliest_seconds <= held.due_seconds
+                assert held.key in self.accepted, "accepted before it is told of"
+                assert held.key not in self.cancelled, "cancel is final"
+                assert held.key not in self.fired, "told of once"
+                self.fired[held.key] = held
+                self.told.add(held.key)
+        for held in due.continues:
             assert held.due_seconds <= self.bench.clock.now_seconds, "never early"
             assert held.key in self.accepted, "accepted before it fires"
             assert held.key not in self.cancelled, "cancel is final"
@@ -398,10 +629,15 @@ class EngineMachine(RuleBasedStateMachine):
         timed = [entry for entry in live if entry.timer_sequence] + [
             entry for entry in (self.engine._deadlines,) if entry.timer_sequence
         ]
-        assert len(self.engine.timers) == len(timed)
-        assert all(entry.timer_sequence or entry in self.engine._deadlines for entry in live), (
-            "somebody looks after each"
-        )
+        rounds = [one for stream in self.streams if stream is not None for one in stream._rounds.values()]
+        assert all(one.timer_sequence and one for one in rounds), "a round without naps has no timer"
+        assert len(self.engine.timers) == len(timed) + len(rounds)
+        waiting = {number for one in rounds for number in one}
+        assert waiting <= {entry.sequence for entry in live}
+        watched = self.bench.front_end.continuing if self.engine._deadlines.timer_sequence else {}
+        assert all(
+            bool(entry.timer_sequence) + (entry.sequence in waiting) == 1 or entry.sequence in watched for entry in live
+        ), "somebody looks after each"
         assert self.bench.front_end.committing == len(held) - len(live)
         assert self.engine.pending_count + self.engine.continuing_count == len(live)
 

@@ -39,6 +39,7 @@ REQUESTS = st.builds(
     ),
     heartbeat=st.none() | st.builds(wire.Heartbeat, nonce=U64),
     applied=st.lists(U64, max_size=5),
+    left_us=st.lists(U64, max_size=5),
 )
 
 
@@ -53,13 +54,18 @@ def test_a_frame_reads_what_a_request_writes_and_writes_the_same(request: wire.S
 @given(REQUESTS)
 def test_a_request_reads_what_a_frame_writes(request: wire.SessionRequest) -> None:
     frame = SessionFrame(frame_number=request.frame_number, applied=request.applied)
+    frame.left_us.extend(request.left_us)
     frame.suspends.extend(suspension.SerializeToString() for suspension in request.suspends)
     for key in request.cancels:
         fill_key(frame.cancels.add(), key_of(key)[1:])
         key.front_end_id = ""  # it stays implied
     read = wire.SessionRequest.FromString(frame.SerializeToString())
     assert read == wire.SessionRequest(
-        frame_number=request.frame_number, suspends=request.suspends, cancels=request.cancels, applied=request.applied
+        frame_number=request.frame_number,
+        suspends=request.suspends,
+        cancels=request.cancels,
+        applied=request.applied,
+        left_us=request.left_us,
     )
 
 

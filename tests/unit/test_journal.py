@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.suspension import Held, Limits, NapKey, Request, Work
+from sipnap.sidecar.journal import batches, sqlite_rows
 from sipnap.sidecar.journal.base import Durability, Entry, Journal, JournalError
 from sipnap.sidecar.journal.memory import MemoryJournal
+from sipnap.sidecar.journal.packing import pack_fields, pack_whole
 from sipnap.sidecar.journal.redis import RedisJournal
 from sipnap.sidecar.journal.redis_address import RedisAddress
 from sipnap.sidecar.journal.sqlite import SCHEMA_VERSION, SqliteJournal
 from sipnap.sidecar.recovery import claim, recover
 
+SEED = random.randrange(2**32)
 BIGGEST = NapKey(2**64 - 1, 2**32 - 1, 2**32 - 1, 2**32 - 1)
 
 
@@ -31,8 +37,9 @@ class Source:
 
     def held(self, key: NapKey | None = None, payload: bytes = b"\0\xffpayload", delay_seconds: float = 50.0) -> Held:
         self.number += 1
-        request = Request(key or NapKey(7, self.number, 1, 1), "RESUME", delay_seconds, None, payload)
-        return Held(self.front_end, request, self.number, time.monotonic(), 0.0)
+        packed_key = (key or NapKey(7, self.number, 1, 1)).pack()
+        due_seconds = time.monotonic() + delay_seconds
+        return Held(self.front_end, packed_key, "RESUME", payload, self.number, due_seconds, 0.0)
 
 
 @pytest.fixture
@@ -213,6 +220,142 @@ async def test_a_journal_of_version_1_is_converted(tmp_path: Path) -> None:
     await again.close()
 
 
+async def test_a_journal_of_version_2_is_converted(tmp_path: Path, source: Source) -> None:
+    path = tmp_path / "journal.sqlite3"
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        """
+        CREATE TABLE nap (sequence INTEGER PRIMARY KEY, packed BLOB NOT NULL) STRICT;
+        CREATE TABLE probe (checked_ns INTEGER NOT NULL) STRICT;
+        INSERT INTO probe VALUES (0);
+        PRAGMA user_version = 2;
+        PRAGMA application_id = 0x534E4150;
+        """
+    )
+    entries = [Entry(7 * n, "kamailio", *BIGGEST, "R", n, n + 1, n + 2, "", "", b"x" * (n % 900)) for n in range(9000)]
+    with connection:
+        connection.executemany(
+            "INSERT INTO nap VALUES (?, ?)",
+            [
+                (entry.sequence, pack_whole("kamailio", BIGGEST.pack(), pack_fields(entry.sequence, *entry[6:])))
+                for entry in entries
+            ],
+        )
+    connection.close()
+    journal = SqliteJournal(path)
+    assert await kept(journal) == entries
+    source.number = 100_000
+    new = source.held()
+    ended = [source.held() for _ in range(2)]
+    ended[0].sequence, ended[1].sequence = entries[0].sequence, entries[8000].sequence
+    await journal.commit([new], ended)
+    await journal.close()
+    again = SqliteJournal(path)
+    left = [entry.sequence for entry in await kept(again)]
+    await again.close()
+    assert left == [*(entry.sequence for entry in [*entries[1:8000], *entries[8001:]]), new.sequence]
+
+
+@pytest.mark.parametrize("small_bytes", [0, 1000, batches._SMALL_BYTES])
+async def test_what_has_ended_in_any_order_stays_so_over_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_bytes: int
+) -> None:
+    """With every restart the sequences go on after the highest that is alive, as the engine's do: some come twice."""
+    monkeypatch.setattr(batches, "_SMALL_BYTES", small_bytes)
+    dice = random.Random(SEED)
+    source, held = Source(), dict[int, Held]()
+    for turn in range(12):
+        journal = sqlite_at(tmp_path)()
+        assert len(await kept(journal)) == len(held), f"seed {SEED}, turn {turn}"
+        source.number = max(held, default=0)
+        for _ in range(30):
+            new = [source.held(payload=dice.randbytes(8)) for _ in range(dice.randrange(6))]
+            held.update((one.sequence, one) for one in new)
+            ended = [one for one in held.values() if dice.random() < 0.2 and one.sequence % 20]
+            for one in ended:
+                del held[one.sequence]
+            await journal.commit(new, ended)
+        expected = [(sequence, one.payload) for sequence, one in sorted(held.items())]
+        copy = tmp_path / str(turn) / "state"  # what a kill would leave
+        shutil.copytree(journal.path.parent, copy)
+        await journal.close()
+        again = sqlite_at(copy.parent)()
+        recovered = sorted((entry.sequence, entry.payload) for entry in await kept(again))
+        await again.close()
+        assert recovered == expected, f"seed {SEED}, turn {turn}"
+
+
+def test_nothing_is_remembered_of_batches_that_are_over() -> None:
+    book = batches.Batches()
+    book.add(1, [1, 2], 10)
+    book.add(2, [3], 10)
+    book.end([1, 3])
+    assert (book.oldest_number, [book.living(batch) for batch in book]) == (1, [{2}, set()])
+    book.end([2])
+    assert (book.oldest_number, list(book), book._ended) == (None, [], set())
+
+
+async def test_a_long_nap_among_short_ones_does_not_keep_the_file_growing(tmp_path: Path, source: Source) -> None:
+    journal = sqlite_at(tmp_path)()
+    await kept(journal)
+    long_ones = []
+    for _ in range(200):
+        batch = [source.held(payload=b"x" * 8000) for _ in range(50)]
+        long_ones.append(batch[17])
+        await journal.commit(batch, [])
+        await journal.commit([], [held for held in batch if held is not batch[17]])
+    size = journal.path.stat().st_size
+    assert size < 40e6, f"{size / 1e6:.0f} MB for {len(long_ones)} naps of 8 kB after 80 MB"
+    await journal.close()
+    again = sqlite_at(tmp_path)()
+    assert sorted(entry.sequence for entry in await kept(again)) == [held.sequence for held in long_ones]
+    await again.commit([], long_ones)
+    await again.close()
+    once_more = sqlite_at(tmp_path)()
+    assert await kept(once_more) == []
+    await once_more.close()
+
+
+async def test_a_commit_that_failed_is_taken_out_if_the_file_has_it(
+    tmp_path: Path, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = sqlite_at(tmp_path)()
+    await kept(journal)
+    before, doubtful, after = source.held(), source.held(), source.held()
+    await journal.commit([before], [])
+    with monkeypatch.context() as patch:
+
+        def insert(*arguments: Any) -> None:
+            written(*arguments)
+            raise sqlite3.OperationalError("disk I/O error")
+
+        written = sqlite_rows.insert
+        patch.setattr(sqlite_rows, "insert", insert)
+        with pytest.raises(JournalError, match="disk I/O error"):
+            await journal.commit([doubtful], [])
+    await journal.commit([], [])
+    await journal.commit([after], [])
+    await journal.close()
+    again = sqlite_at(tmp_path)()
+    assert [entry.sequence for entry in await kept(again)] == [before.sequence, after.sequence]
+    await again.close()
+
+
+@pytest.mark.parametrize("column", ["ended", "sequences", "sizes", "naps"])
+async def test_a_damaged_row_is_told_so(tmp_path: Path, source: Source, column: str) -> None:
+    journal = sqlite_at(tmp_path)()
+    await kept(journal)
+    await journal.commit([source.held(), source.held()], [])
+    await journal.close()
+    with sqlite3.connect(journal.path) as connection:
+        connection.execute(f"UPDATE batch SET {column} = x'616263'")
+    connection.close()
+    again = sqlite_at(tmp_path)()
+    with pytest.raises(JournalError, match="damaged"):
+        await kept(again)
+    await again.close()
+
+
 async def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "address-book"
     connection = sqlite3.connect(path)
@@ -255,7 +398,7 @@ async def test_a_log_cut_at_any_byte_reopens_with_every_commit_before_the_cut(tm
     main, log = journal.path.read_bytes(), wal.read_bytes()
     await journal.close()
     first_size = kept_at[0][0]
-    for cut in range(first_size, len(log) + 1, 61):
+    for cut in range(first_size, len(log) + 1, 307):
         copy = tmp_path / f"cut-{cut}" / "journal.sqlite3"
         copy.parent.mkdir()
         copy.write_bytes(main)

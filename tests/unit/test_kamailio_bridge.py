@@ -4,164 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import cast
 
 import pytest
 
-from sipnap.client.keys import Key, SuspensionKey, key_of
-from sipnap.client.request_head import complete
-from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio import bridge as module
-from sipnap.shim.kamailio.bridge import Address, Bridge
+from sipnap.shim.kamailio.bridge import Bridge
 from sipnap.v1 import suspension_pb2 as pb
-
-EPOCH = 1_700_000_000
-APPLIED, GONE, REJECTED = (
-    pb.CONTINUE_OUTCOME_APPLIED,
-    pb.CONTINUE_OUTCOME_GONE,
-    pb.CONTINUE_OUTCOME_REJECTED,
-)
-
-
-class HandSession:
-    """What the bridge sees of a session."""
-
-    def __init__(self) -> None:
-        self.is_open = True
-        self.outstanding = 0
-        self.suspended: list[pb.Suspension] = []
-        self.cancelled: list[SuspensionKey] = []
-        self.answers: list[tuple[SuspensionKey, int]] = []
-        self.epochs: list[int] = []
-        self.gate: Callable[[bool], None] = lambda is_open: None
-        self.hand_on: Callable[[Sequence[tuple[Key, pb.Continue]]], None] = lambda continues: None
-        self.delays: list[float] = []
-        self.kept: dict[Key, bytes] = {}
-
-    def on_gate(self, callback: Callable[[bool], None]) -> None:
-        self.gate = callback
-
-    def on_continues(self, callback: Callable[[Sequence[tuple[Key, pb.Continue]]], None]) -> None:
-        self.hand_on = callback
-
-    def suspend(self, suspension: pb.Suspension) -> None:
-        self.suspended.append(suspension)
-
-    def suspend_encoded(
-        self, key: Key, encoded: bytes, route: str, delay_seconds: float, *, is_urgent: bool = False
-    ) -> None:
-        suspension = pb.Suspension.FromString(encoded)
-        assert is_urgent == bool(suspension.operations), "those begin when they have arrived"
-        assert key == ("kamailio", *key_of(suspension.key)[1:])
-        assert route == suspension.resume_route
-        assert not suspension.HasField("delay"), "it changes while the session keeps it"
-        complete(suspension.state)
-        self.suspended.append(suspension)
-        self.delays.append(delay_seconds)
-        self.kept[key] = encoded
-
-    def encoded_of(self, key: Key) -> bytes | None:
-        return self.kept.get(key)
-
-    def cancel(self, key: Key) -> None:
-        del self.kept[key]
-        self.cancelled.append(SuspensionKey._make(key))
-
-    def answer(self, key: Key, outcome: int) -> None:
-        self.kept.pop(key, None)
-        self.answers.append((SuspensionKey._make(key), outcome))
-
-    def set_boot_epoch(self, epoch: int) -> None:
-        self.epochs.append(epoch)
-
-
-class Hand:
-    """The proxy's socket, the session, and the bridge between them."""
-
-    def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.setblocking(False)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            listen = Address(*probe.getsockname())
-        self.session = HandSession()
-        self.bridge = Bridge(
-            cast(FrontEndSession, self.session),
-            front_end_id="kamailio",
-            listen=listen,
-            proxy=Address(*self.socket.getsockname()),
-        )
-        self.socket.connect(listen)
-        self.received: list[bytes] = []
-
-    def send(self, datagram: bytes) -> None:
-        self.socket.send(datagram)
-
-    def drain(self) -> list[bytes]:
-        """All that came, heartbeats aside."""
-        while True:
-            try:
-                request = self.socket.recv(65536)
-            except BlockingIOError:
-                return self.received
-            if b"@gate" not in request:
-                self.received.append(request)
-
-    async def nap_requests(self, count: int) -> list[bytes]:
-        await until(lambda: len(self.drain()) >= count)
-        return self.received
-
-    def order(self, nap: int = 1, *, values: dict[str, bytes] | None = None, **fields: object) -> None:
-        """Have the sidecar continue a nap, or with nap number 0 run a task."""
-        order = pb.Continue(key=pb.SuspensionKey(boot_epoch=EPOCH, transaction_index=5, transaction_label=6))
-        order.key.nap_number = nap
-        order.resume_route = "RESUME"
-        order.status = pb.CONTINUE_STATUS_OK
-        for name, value in fields.items():
-            setattr(order, name, value)
-        for name, text in (values or {}).items():
-            order.values.add(name=name).value.text = text
-        self.session.hand_on([(("kamailio", EPOCH, 5, 6, nap), order)])
-
-
-async def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
-
-
-@asynccontextmanager
-async def running() -> AsyncIterator[Hand]:
-    hand = Hand()
-    task = asyncio.create_task(hand.bridge.run())
-    try:
-        hand.send(b"SN1 A %d 200 closed.1" % EPOCH)
-        await until(lambda: hand.session.epochs == [EPOCH])
-        yield hand
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        hand.socket.close()
-
-
-def request(method: bytes = b"INVITE", branch: bytes = b"z9hG4bK1") -> bytes:
-    return (
-        b"%s sip:b@h SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=%s\r\nFrom: <sip:a@h>;tag=1\r\nTo: <sip:b@h>\r\n"
-        b"Call-ID: c\r\nCSeq: 1 %s\r\n\r\n" % (method, branch, method)
-    )
-
-
-def suspend(nap: int = 1, *, epoch: int = EPOCH, message: bytes | None = None) -> bytes:
-    sip = request() if message is None else message
-    return b"SN1 S %d 5 6 %d 1000 RESUME 127.0.0.1 5060 %d\n%ssip:b@h" % (epoch, nap, len(sip), sip)
-
-
-def key(nap: int = 1) -> SuspensionKey:
-    return SuspensionKey("kamailio", EPOCH, 5, 6, nap)
+from tests.support.bridge_hand import APPLIED, EPOCH, GONE, REJECTED, Hand, key, order, request, running, suspend, until
 
 
 @pytest.mark.parametrize(("result", "outcome"), [(200, APPLIED), (481, GONE), (404, REJECTED), (400, GONE)])
@@ -242,6 +91,70 @@ async def test_a_second_nap_says_that_the_first_was_resumed() -> None:
         assert hand.session.answers == [(key(1), APPLIED)]
 
 
+async def test_a_second_nap_of_one_from_before_the_shim_s_restart() -> None:
+    """The session never had the first: its continue was kept by the sidecar."""
+    async with running() as hand:
+        hand.order(1)
+        (sent,) = await hand.nap_requests(1)
+        assert b"Nap-Route: RESUME\r\n" in sent, "this shim has not heard of it"
+        hand.send(suspend(2))
+        await until(lambda: hand.session.suspended)
+        assert hand.session.answers == [(key(1), APPLIED)]
+        assert not hand.bridge._strangers
+
+
+async def test_a_first_nap_that_was_not_to_end_yet_is_not_said_to_be_resumed() -> None:
+    """The backstop ended it; what the proxy says to our request will tell."""
+    async with running() as hand:
+        hand.send(suspend(1))
+        hand.send(suspend(2))
+        await until(lambda: len(hand.session.suspended) == 2)
+        assert hand.session.answers == []
+        assert set(hand.session.kept) == {key(1), key(2)}
+
+
+@pytest.mark.parametrize(("result", "outcome"), [(200, APPLIED), (481, GONE)])
+async def test_a_cancel_while_the_end_is_under_way(result: int, outcome: int) -> None:
+    """For the sidecar it may come too late: what the proxy answers is passed on all the same."""
+    async with running() as hand:
+        await hand.nap(5)
+        hand.due(5)
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
+        await until(lambda: hand.session.cancelled)
+        hand.answer(result, b"5.6.1.E.ok")
+        await until(lambda: hand.session.answers)
+        assert hand.session.answers == [(key(), outcome)]
+        assert hand.bridge.unanswered == 0
+
+
+async def test_a_lost_one_is_forgotten() -> None:
+    async with running() as hand:
+        await hand.nap(5)
+        hand.order(status=pb.CONTINUE_STATUS_LOST)
+        (sent,) = await hand.nap_requests(1)
+        assert sent.startswith(b"NAP sip:5.6.1.%d.lost@full SIP/2.0\r\n" % EPOCH)
+        hand.answer(200, b"5.6.1.E.lost")
+        await until(lambda: hand.session.answers == [(key(), APPLIED)])
+        assert not hand.bridge._by_call_id
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
+        await until(lambda: hand.bridge.early_cancels == 1)
+        assert hand.session.cancelled == []
+
+
+async def test_a_datagram_that_comes_twice_is_one_nap() -> None:
+    async with running() as hand:
+        for _ in range(2):
+            hand.send(suspend())
+        hand.send(suspend(2))
+        await until(lambda: len(hand.session.suspended) == 2)
+        hand.due(5)
+        hand.answer(200, b"5.6.1.E.ok")
+        await until(lambda: hand.session.answers == [(key(), APPLIED)])
+        hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL")))
+        await until(lambda: hand.session.cancelled == [key(2)])
+        assert not hand.bridge._by_call_id
+
+
 async def test_a_cancel_ends_the_nap() -> None:
     async with running() as hand:
         hand.send(suspend())
@@ -262,7 +175,9 @@ async def test_a_cancel_finds_its_nap_among_those_of_the_same_call_id() -> None:
             hand.send(b"SN1 C %d\n%s" % (EPOCH, request(b"CANCEL", b"z9hG4bK-%d" % number)))
         await until(lambda: len(hand.session.cancelled) == 2)
         assert [cancelled.transaction_index for cancelled in hand.session.cancelled] == [3, 40]
-        assert len(hand.bridge._by_call_id[b"c"]) == 98
+        same = hand.bridge._by_call_id[b"c"]
+        assert isinstance(same, dict)
+        assert len(same) == 98
 
 
 async def test_a_cancel_that_overtakes_its_suspension() -> None:
@@ -312,6 +227,9 @@ async def test_a_restarted_proxy(caplog: pytest.LogCaptureFixture) -> None:
         hand.order()  # of the life before
         await until(lambda: hand.session.answers)
         assert hand.session.answers == [(key(), GONE)]
+        hand.send(b"SN1 C %d\n%s" % (EPOCH + 9, request(b"CANCEL")))
+        await until(lambda: hand.session.cancelled)
+        assert hand.session.cancelled == [key()._replace(boot_epoch=EPOCH + 9)], "the other one is no more"
         hand.send(suspend())  # a datagram that was under way for long
         hand.send(b"SN1 A %d 200 closed.2" % (EPOCH + 9))
         await asyncio.sleep(0.02)
@@ -527,18 +445,16 @@ async def test_continues_that_come_together_leave_together() -> None:
             hand.send(suspend().replace(b" 5 6 1 ", b" %d 6 1 " % number, 1))
         hand.send(b"SN1 A %d 200 open.7.3" % EPOCH)
         await until(lambda: len(hand.session.suspended) == 5)
-        keys = [("kamailio", EPOCH, number, 6, 1) for number in range(5)]
         await until(lambda: hand.bridge._most_in_batch == 3)
-        order = pb.Continue(resume_route="RESUME", status=pb.CONTINUE_STATUS_OK)
-        hand.session.hand_on([(key, order) for key in keys])
+        hand.session.hand_on([order(index=number) for number in range(5)])
         first, second = await hand.nap_requests(2)
         assert first.startswith(b"NAP sip:0.6.1.%d.ok/1.6.1/2.6.1@batch SIP/2.0\r\n" % EPOCH)
         assert second.startswith(b"NAP sip:3.6.1.%d.ok/4.6.1@batch SIP/2.0\r\n" % EPOCH)
         hand.send(b"SN1 B %d 200 481 404 0.6.1.%d.ok/1.6.1/2.6.1" % (EPOCH, EPOCH))
         await until(lambda: len(hand.session.answers) == 3)
         assert hand.session.answers == [
-            (SuspensionKey._make(keys[0]), APPLIED),
-            (SuspensionKey._make(keys[1]), GONE),
-            (SuspensionKey._make(keys[2]), REJECTED),
+            (key(index=0), APPLIED),
+            (key(index=1), GONE),
+            (key(index=2), REJECTED),
         ]
         assert hand.bridge.unanswered == 2

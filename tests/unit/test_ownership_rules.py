@@ -66,7 +66,7 @@ def test_a_front_end_that_was_taken_over_goes_on_where_it_was(bench: Bench) -> N
     restore(engine, 2)
     restore(engine, 3, epoch=EPOCH - 1)
     with pytest.raises(Refused) as caught:
-        engine.front_end_for("opensips")
+        engine.front_ends.reachable("opensips")
     assert caught.value.reason is Reason.FRONT_END_UNKNOWN, "until its Hello is answered"
     assert engine.attach("opensips", EPOCH) is adopted
     assert engine.counters.outcomes[Outcome.GONE] == 1

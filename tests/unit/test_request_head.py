@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sipnap.client.request_head import RequestHeadError, RequestName, call_id_of, complete, head_of, read_head
+from sipnap.client.request_head import RequestHeadError, RequestName, complete, head_and_call_id, head_of, read_head
 from sipnap.v1 import suspension_pb2 as pb
 
 HEADERS = {
@@ -32,7 +32,7 @@ def read(request: bytes) -> dict[str, bytes | int]:
     """All that is known of a request, as its head says it."""
     head = head_of(request)
     method, name, from_value, to_value = read_head(head)
-    assert call_id_of(head) == name.call_id, "the quick way to the same"
+    assert head_and_call_id(request) == (head, name.call_id), "the quick way to the same"
     return {"method": method, "from": from_value, "to": to_value, **name._asdict()}
 
 
@@ -112,7 +112,7 @@ def test_headers_in_the_body_are_none() -> None:
     with pytest.raises(RequestHeadError, match="without To"):
         read_head(head_of(request))
     request = message({b"Call-ID": None})[: -len(b"v=0\n")] + b"Call-ID: body\r\n\r\n"
-    assert call_id_of(head_of(request)) == b""
+    assert head_and_call_id(request)[1] == b""
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,9 @@ def test_headers_in_the_body_are_none() -> None:
     [
         (b"A b\r\nX: 1\r\n\r\nbody\n\nmore", b"A b\r\nX: 1\r\n"),
         (b"A b\nX: 1\n\nbody\r\n\r\nmore", b"A b\nX: 1\n"),
+        (b"A b\r\nCall-ID: 1\r\n\r\nbody\n\nmore", b"A b\r\nCall-ID: 1\r\n"),
+        (b"A b\ni: 1\n\nbody\r\n\r\nmore", b"A b\ni: 1\n"),
+        (b"A b\r\ni: 1\r\nX: 1\r\n\nbody", b"A b\r\ni: 1\r\nX: 1\r\n"),
         (b"\r\n\nA b\r\n\r\n", b"A b\r\n"),
         (b"A b\r\nX: 1\r\n", b"A b\r\nX: 1\r\n"),
         (b"", b""),
@@ -179,20 +182,32 @@ def test_any_bytes_come_through(from_value: bytes, call_id: bytes, to_value: byt
 )
 def test_the_quick_way_to_the_call_id_finds_the_same(noise: bytes) -> None:
     """A CANCEL is read as a whole, a suspension only for its Call-ID: both have to find the same one."""
-    head = head_of(b"INVITE sip:b@h SIP/2.0\r\n" + noise + b"\r\n" + message().partition(b"\r\n")[2])
+    request = b"INVITE sip:b@h SIP/2.0\r\n" + noise + b"\r\n" + message().partition(b"\r\n")[2]
+    head, call_id = head_and_call_id(request)
+    assert head == lines_before_the_empty_one(request)
     try:
         name = read_head(head).name
     except RequestHeadError:
         return
-    assert call_id_of(head) == name.call_id
+    assert call_id == name.call_id
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda rest: b"INVITE x SIP/2.0\r\n" + rest))
 def test_garbage_is_an_error_and_nothing_else(garbage: bytes) -> None:
-    head = head_of(garbage)
-    call_id_of(head)
+    head, _ = head_and_call_id(garbage)
+    assert head == lines_before_the_empty_one(garbage)
     with suppress(RequestHeadError):
         read_head(head)
+
+
+def lines_before_the_empty_one(request: bytes) -> bytes:
+    head = b""
+    *lines, rest = request.lstrip(b"\r\n").split(b"\n")
+    for line in lines:
+        if head and line in (b"", b"\r"):
+            return head
+        head += line + b"\n"
+    return head + rest
 
 
 # States that were shipped with a head

@@ -1,4 +1,4 @@
-"""Continues that a sidecar has handed out ahead of their time. No I/O; clock and timer are handed in.
+"""Naps that a sidecar has said are over, ahead of their time. No I/O; clock and timer are handed in.
 
 Rules kept here, and nowhere else:
 
@@ -9,15 +9,19 @@ Rules kept here, and nowhere else:
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Protocol
 
-from sipnap.client.keys import Key
-from sipnap.v1 import suspension_pb2 as pb
+from sipnap.client.outstanding import Suspended
 
-RELEASE_SECONDS = 0.001
-"""Continues whose time has come leave together, so much late at most."""
+RELEASE_SECONDS = 0.002
+"""Those whose time has come leave together, so much late at most."""
+
+_MOST_BATCHES = 32
+
+_due_seconds = attrgetter("due_seconds")
 
 
 class Timer(Protocol):
@@ -30,65 +34,71 @@ class Timer(Protocol):
 class EarlyContinues:
     """Those that wait for their time, on any clock in seconds."""
 
-    __slots__ = ("_answer_of", "_call_at", "_clock", "_count", "_on_answered", "_on_due", "_timer", "_waiting")
+    __slots__ = ("_batches", "_call_at", "_clock", "_next_turn_seconds", "_on_due", "_on_ended", "_timer")
 
     def __init__(
         self,
         clock: Callable[[], float],
         call_at: Callable[[float, Callable[[], None]], Timer],
         *,
-        answer_of: Callable[[Key], pb.ContinueOutcome | None],
-        on_due: Callable[[Sequence[tuple[Key, pb.Continue]]], None],
-        on_answered: Callable[[Key, pb.ContinueOutcome], None],
+        on_due: Callable[[Sequence[Suspended]], None],
+        on_ended: Callable[[Sequence[Suspended]], None],
     ) -> None:
         """Begin empty.
 
         Args:
             clock: Seconds.
             call_at: Has a function called when the clock has passed a time (`asyncio.loop.call_at`).
-            answer_of: What was answered for a suspension already; None: nothing.
             on_due: Called with those whose time has come.
-            on_answered: Called with each whose time has come, but which was answered for while it waited.
+            on_ended: Called with those whose time has come, but which were answered for while they waited.
         """
         self._clock = clock
         self._call_at = call_at
-        self._answer_of = answer_of
         self._on_due = on_due
-        self._on_answered = on_answered
-        self._waiting: list[tuple[float, int, Key, pb.Continue]] = []  # a heap, by their time
-        self._count = 0
+        self._on_ended = on_ended
+        # As they came, each in order of time. A heap of single ones would cost several times as much.
+        self._batches: list[list[Suspended]] = []
+        self._next_turn_seconds = float("-inf")
         self._timer: Timer | None = None
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return sum(map(len, self._batches))
 
-    def add(self, due_seconds: float, key: Key, order: pb.Continue) -> None:
-        """Keep one until that time; `release` follows, when all that came with it are here."""
-        self._count += 1
-        heapq.heappush(self._waiting, (due_seconds, self._count, key, order))
+    def add(self, batch: Sequence[Suspended]) -> None:
+        """Keep these until their time; `release` follows."""
+        batches = self._batches
+        batches.append(sorted(batch, key=_due_seconds))
+        if len(batches) > _MOST_BATCHES:
+            self._batches = [sorted((suspended for batch in batches for suspended in batch), key=_due_seconds)]
 
     def release(self) -> None:
-        """Hand on what is due now, and wait for the next."""
-        waiting, answer_of = self._waiting, self._answer_of
+        """Hand on what is due now, if it is time for that, and wait for the next."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         now = self._clock()
-        due: list[tuple[Key, pb.Continue]] = []
-        while waiting and waiting[0][0] <= now:
-            _, _, key, order = heapq.heappop(waiting)
-            if (outcome := answer_of(key)) is None:
-                due.append((key, order))
-            else:
-                self._on_answered(key, outcome)
-        if waiting:
-            self._timer = self._call_at(max(waiting[0][0], now + RELEASE_SECONDS), self.release)
+        over: list[Suspended] = []
+        if now >= self._next_turn_seconds:
+            for batch in self._batches:
+                count = bisect_right(batch, now, key=_due_seconds)
+                over += batch[:count]
+                del batch[:count]
+            self._batches = [batch for batch in self._batches if batch]
+        if over:
+            over.sort(key=_due_seconds)
+            self._next_turn_seconds = now + RELEASE_SECONDS
+        if self._batches:
+            next_seconds = min(batch[0].due_seconds for batch in self._batches)
+            self._timer = self._call_at(max(next_seconds, self._next_turn_seconds), self.release)
+        due = [suspended for suspended in over if suspended.outcome is None]
+        if len(due) < len(over):
+            self._on_ended([suspended for suspended in over if suspended.outcome is not None])
         if due:
             self._on_due(due)
 
     def clear(self) -> None:
         """Forget everything: the transactions are gone."""
-        self._waiting.clear()
+        self._batches.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,10 +1,17 @@
-"""Continues that a session makes itself, for suspensions that no sidecar will continue. Their attempt is 0."""
+"""Continues that a session makes itself. The attempt of those that no sidecar would have sent is 0."""
 
 from __future__ import annotations
 
 from sipnap.client.keys import Key, fill_key
 from sipnap.v1 import front_end_service_pb2 as wire
 from sipnap.v1 import suspension_pb2 as pb
+
+
+def as_asked(key: Key, route: str) -> pb.Continue:
+    """The sidecar said in short that it is over just as it was asked for."""
+    order = pb.Continue(resume_route=route, status=pb.CONTINUE_STATUS_OK, attempt=1)
+    fill_key(order.key, key[1:])
+    return order
 
 
 def refused(key: Key, route: str, refusal: wire.Refusal) -> pb.Continue:

@@ -16,7 +16,9 @@ from sipnap.v1 import suspension_pb2 as pb
 # tm takes the first of each, so do we. A line ends with LF for Kamailio; the CR before it is usual.
 _METHOD = re.compile(rb"\s*([!-~]+) ")
 _HEADER = re.compile(rb"\n([VvFfTtIiCc][A-Za-z-]*)[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)")
-_CALL_ID = re.compile(rb"\n(?:[Cc][Aa][Ll][Ll]-[Ii][Dd]|[Ii])[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)")
+_LF = 0x0A
+_EMPTY_LINE = re.compile(rb"\n\r?\n")
+_CALL_ID_OR_END = re.compile(rb"\n(?:(?:[Cc][Aa][Ll][Ll]-[Ii][Dd]|[Ii])[ \t]*:([^\n]*(?:\n[ \t][^\n]*)*)|\r?\n)")
 _NAMES = {
     b"via": b"Via", b"v": b"Via", b"from": b"From", b"f": b"From", b"to": b"To", b"t": b"To",
     b"call-id": b"Call-ID", b"i": b"Call-ID", b"cseq": b"CSeq",
@@ -57,18 +59,22 @@ class RequestHead(NamedTuple):
 
 def head_of(message: bytes) -> bytes:
     """A SIP message without its body, the last line end included."""
-    if message[:1] in (b"\r", b"\n"):
+    return head_and_call_id(message)[0]
+
+
+def head_and_call_id(message: bytes) -> tuple[bytes, bytes]:
+    """The head of a SIP message as `head_of` gives it, and the value of its first Call-ID; empty if it has none."""
+    if message and message[0] in b"\r\n":
         message = message.lstrip(b"\r\n")  # RFC 3261 7.5: empty lines before the request are ignored
-    end = message.find(b"\n\r\n")
-    short_end = message.find(b"\n\n", 0, end if end >= 0 else len(message))
-    end = short_end if short_end >= 0 else end
-    return message[: end + 1] if end >= 0 else message
-
-
-def call_id_of(head: bytes) -> bytes:
-    """Value of the first Call-ID of a head; empty if it has none."""
-    found = _CALL_ID.search(head)
-    return _unfolded(found[1]) if found else b""
+    # One pass: the Call-ID is in the head if it comes before the empty line.
+    found = _CALL_ID_OR_END.search(message)
+    if found is None:
+        return message, b""
+    call_id: bytes | None = found[1]
+    if call_id is None:
+        return message[: found.start() + 1], b""
+    end = _EMPTY_LINE.search(message, found.end())
+    return message[: end.start() + 1] if end else message, _unfolded(call_id)
 
 
 def read_head(head: bytes) -> RequestHead:
@@ -109,7 +115,7 @@ def complete(state: pb.TransactionState) -> pb.TransactionState:
 
 def _unfolded(value: bytes) -> bytes:
     """A header's value in one line, without the blanks around it."""
-    if b"\n" in value:
+    if _LF in value:
         value = _FOLD.sub(b" ", value)
     return value.strip(b" \t\r\n")
 

@@ -2,7 +2,7 @@
 
 The front end never waits for it: every method but `batches` and `wait_connected` returns at once, whatever the sidecar
 does. What is outstanding is kept in `Outstanding` and submitted again when a sidecar is there. What there is to say
-waits in `Outbox`, and continues that come ahead of their time in `EarlyContinues`.
+waits in `Outbox`, and what the sidecar says ahead of its time in `EarlyContinues`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -27,7 +27,7 @@ from sipnap.client.frames import SESSION_METHOD, SessionFrame
 from sipnap.client.gather import Gatherer
 from sipnap.client.keys import Key, SuspensionKey, is_front_end_id, key_of
 from sipnap.client.outbox import Outbox
-from sipnap.client.outstanding import Outstanding, seconds_of, set_duration
+from sipnap.client.outstanding import Outstanding, Suspended, seconds_of, set_duration
 from sipnap.v1 import front_end_service_pb2 as wire
 from sipnap.v1 import suspension_pb2 as pb
 
@@ -47,10 +47,9 @@ DEAD_SECONDS = 6.0
 """Without a sign of life for this long the stream is given up and opened anew."""
 
 AHEAD_SECONDS = 0.04
-"""How long before its time a sidecar may hand out a continue; it waits here for its time."""
+"""How long before its time a sidecar may say that a nap is over; it waits here for its time."""
 
 _GATHER_SECONDS = 0.02  # a nap's time runs while it waits here, so it costs no lateness
-_MOST_TRAVEL_SECONDS = 0.05  # for a nap of somebody else's under a key of ours, of another length
 _SHORT_NAP_SECONDS = 0.1  # but a nap that is over soon does not wait
 _SHORTEST_RETRY_SECONDS = 0.05
 _LONGEST_RETRY_SECONDS = 1.0
@@ -98,6 +97,7 @@ class FrontEndSession:
         self._boot_epoch = boot_epoch
         self._credentials = credentials
         self._on_continues: Callable[[Sequence[tuple[Key, pb.Continue]]], None] = self._keep_for_batches
+        self._on_due: Callable[[Sequence[Suspended]], None] = self._continue_as_asked
         self._on_shipped = on_shipped
         self._gate_callbacks: list[Callable[[bool], None]] = []
         self._gate = False
@@ -119,9 +119,8 @@ class FrontEndSession:
         self._early = EarlyContinues(
             self._loop.time,
             self._loop.call_at,
-            answer_of=self._table.remembered_answer,
             on_due=self._hand_on,
-            on_answered=self.answer,  # it was cancelled meanwhile; for the sidecar that was too late
+            on_ended=self._tell_again,
         )
         self._gatherer = Gatherer(_GATHER_SECONDS)
         self._heard_seconds = self._loop.time()
@@ -160,6 +159,14 @@ class FrontEndSession:
         """Have `callback` called in the loop with continues and their keys as they come, in place of `batches`."""
         self._on_continues = callback
 
+    def on_due(self, callback: Callable[[Sequence[Suspended]], None]) -> None:
+        """Have `callback` called in the loop with what is over just as it was asked for, at its time.
+
+        That is: status OK, in its own route, with nothing more to tell. Answer with `applied` or `answer`. Without such
+        a callback each of them is a continue like any other.
+        """
+        self._on_due = callback
+
     async def wait_connected(self, timeout_seconds: float) -> None:
         """Return when a sidecar has answered the Hello.
 
@@ -174,47 +181,47 @@ class FrontEndSession:
 
         A key that is outstanding already is ignored.
         """
-        key = self._own_key(suspension.key)
-        kept = pb.Suspension()
-        kept.CopyFrom(suspension)
-        kept.ClearField("delay")
-        kept.ClearField("deadline")
-        self.suspend_encoded(
-            key,
-            kept.SerializeToString(),
-            suspension.resume_route,
-            seconds_of(suspension.delay),
-            seconds_of(suspension.deadline) if suspension.HasField("deadline") else None,
+        deadline_seconds = seconds_of(suspension.deadline) if suspension.HasField("deadline") else None
+        kept = suspension
+        if deadline_seconds is not None:
+            kept = pb.Suspension()
+            kept.CopyFrom(suspension)
+            kept.ClearField("deadline")
+        self.submit(
+            Suspended(
+                self._own_key(suspension.key),
+                kept.SerializeToString(),
+                suspension.resume_route,
+                seconds_of(suspension.delay),
+                deadline_seconds,
+            ),
             is_urgent=bool(suspension.operations),
         )
 
-    def suspend_encoded(
-        self,
-        key: Key,
-        encoded: bytes,
-        route: str,
-        delay_seconds: float,
-        deadline_seconds: float | None = None,
-        *,
-        is_urgent: bool = False,
-    ) -> None:
+    def submit(self, suspended: Suspended, *, is_urgent: bool = False) -> bool:
         """`suspend` for those in a hurry.
 
-        For the arguments see `sipnap.client.outstanding.Outstanding.add`; `is_urgent`: it has operations, which begin
-        when it has arrived.
-        """
-        if self._table.add(key, encoded, route, delay_seconds, deadline_seconds):
-            self._outbox.suspends.append(key)
-            if len(self._table) >= self._max_pending:
-                self._update_gate()
-            if is_urgent or delay_seconds < _SHORT_NAP_SECONDS:
-                self._gatherer.hurry()
-            else:
-                self._gatherer.wake()
+        Args:
+            suspended: What to submit; it is kept, and handed on as it is.
+            is_urgent: It has operations, which begin when it has arrived.
 
-    def encoded_of(self, key: Key) -> bytes | None:
-        """A suspension that is outstanding, as it was given to `suspend_encoded`; None: it is not."""
-        return self._table.encoded_of(key)
+        Returns:
+            False: its key is outstanding already; this one is ignored.
+        """
+        if not self._table.add(suspended):
+            return False
+        self._outbox.suspends.append(suspended)
+        if len(self._table) >= self._max_pending:
+            self._update_gate()
+        if is_urgent or suspended.delay_seconds < _SHORT_NAP_SECONDS:
+            self._gatherer.hurry()
+        else:
+            self._gatherer.wake()
+        return True
+
+    def find(self, key: Key) -> Suspended | None:
+        """The suspension of that key, if it is outstanding, or past its deadline and not answered for."""
+        return self._table.find(key)
 
     def cancel(self, key: Key) -> None:
         """End a suspension before its time. A continue that had arrived already may still be delivered."""
@@ -224,11 +231,18 @@ class FrontEndSession:
 
     def answer(self, key: Key, outcome: pb.ContinueOutcome) -> None:
         """Say what became of a continue."""
-        continue_number = self._table.answer(key, outcome)
-        if continue_number and outcome == pb.CONTINUE_OUTCOME_APPLIED:
-            self._outbox.applied.append(continue_number)
+        number = self._table.answer(key, outcome)
+        if number and outcome == pb.CONTINUE_OUTCOME_APPLIED:
+            self._outbox.applied.append(number)
         else:
             self._outbox.results.append((key, outcome))
+        self._gatherer.wake_later()
+
+    def applied(self, batch: Sequence[Suspended]) -> None:
+        """Say that these were resumed: `answer` for many. Cheap for those that `on_due` has handed on."""
+        numbers, unnumbered = self._table.applied(batch)
+        self._outbox.applied += numbers
+        self._outbox.results += [(key, pb.CONTINUE_OUTCOME_APPLIED) for key in unnumbered]
         self._gatherer.wake_later()
 
     def set_boot_epoch(self, boot_epoch: int) -> None:
@@ -351,42 +365,20 @@ class FrontEndSession:
                 frame, shipped = self._outbox.next_frame()
                 await call.write(frame)
                 if shipped and self._on_shipped is not None:
-                    self._on_shipped(shipped)
+                    self._on_shipped([suspended.key for suspended in shipped])
 
     def _receive(self, response: wire.SessionResponse) -> None:
-        now = self._heard_seconds = self._loop.time()
-        table, front_end_id, keep_until = self._table, self._front_end_id, self._early.add
-        arrived: list[tuple[Key, pb.Continue]] = []
-        for received in response.continues:
-            message = received.key
-            key = (
-                front_end_id,
-                message.boot_epoch,
-                message.transaction_index,
-                message.transaction_label,
-                message.nap_number,
-            )
-            outcome = table.remembered_answer(key)
-            if outcome is not None:
-                self._outbox.results.append((key, outcome))
-                self._gatherer.wake_later()
-            elif table.deliver(key, received.continue_number):
-                if wait_us := received.wait_us:
-                    # Its time here is a little before what the sidecar says: that counts the way there and back, too.
-                    told_seconds = now + wait_us * 1e-6
-                    due_seconds = max(table.due_seconds_of(key), told_seconds - _MOST_TRAVEL_SECONDS)
-                    keep_until(min(due_seconds, told_seconds), key, received)
-                else:
-                    arrived.append((key, received))
-        if arrived:
-            self._on_continues(arrived)
-        if self._early:
-            self._early.release()
+        self._heard_seconds = self._loop.time()
         for result in response.frame_results:
-            for refusal in result.refusals:
-                key = self._own_key(refusal.key)
-                if key in table and table.deliver(key):  # one that was cancelled, or has been answered, is over already
-                    self._on_continues([(key, own_continues.refused(key, table.route_of(key), refusal))])
+            self._frame_answered(result)
+        if response.due:
+            due, ended = self._table.deliver_due(response.due)
+            self._tell_again(ended)
+            if due:
+                self._early.add(due)
+                self._early.release()
+        if response.continues:
+            self._take_continues(response.continues)
         if response.HasField("credits"):
             self._max_pending = response.credits.max_pending
         if response.HasField("go_away") and not self._leaving:
@@ -396,8 +388,50 @@ class FrontEndSession:
                 self._call.cancel()  # the next one takes over what is outstanding
         self._update_gate()
 
-    def _hand_on(self, continues: Sequence[tuple[Key, pb.Continue]]) -> None:
-        self._on_continues(continues)
+    def _frame_answered(self, result: wire.FrameResult) -> None:
+        table, batch, numbers = self._table, self._outbox.take_frame(result.frame_number), result.numbers
+        if batch and numbers:
+            if len(batch) != len(numbers):  # in a new stream it names them by their keys
+                raise ProtocolError(f"the sidecar gave {len(numbers)} numbers for {len(batch)} suspensions")
+            table.set_numbers(batch, numbers)
+        for refusal in result.refusals:
+            key = self._own_key(refusal.key)
+            suspended = table.find(key)
+            if suspended is not None and table.deliver(key):  # else it was cancelled, or answered: it is over already
+                self._on_continues([(key, own_continues.refused(key, suspended.route, refusal))])
+
+    def _take_continues(self, continues: Iterable[pb.Continue]) -> None:
+        table, front_end_id = self._table, self._front_end_id
+        arrived: list[tuple[Key, pb.Continue]] = []
+        for received in continues:
+            message = received.key
+            key = (
+                front_end_id,
+                message.boot_epoch,
+                message.transaction_index,
+                message.transaction_label,
+                message.nap_number,
+            )
+            if key not in table and (outcome := table.remembered_answer(key)) is not None:
+                self._outbox.results.append((key, outcome))
+                self._gatherer.wake_later()
+            elif table.deliver(key):
+                arrived.append((key, received))
+        if arrived:
+            self._on_continues(arrived)
+
+    def _tell_again(self, ended: Sequence[Suspended]) -> None:
+        """The sidecar said of these that they are over; meanwhile they were cancelled. For it that was too late."""
+        for suspended in ended:
+            if (outcome := suspended.outcome) is not None:
+                self._outbox.results.append((suspended.key, outcome))
+                self._gatherer.wake_later()
+
+    def _hand_on(self, due: Sequence[Suspended]) -> None:
+        self._on_due(due)
+
+    def _continue_as_asked(self, due: Sequence[Suspended]) -> None:
+        self._on_continues([(each.key, own_continues.as_asked(each.key, each.route)) for each in due])
 
     def _keep_for_batches(self, continues: Sequence[tuple[Key, pb.Continue]]) -> None:
         for _, order in continues:
@@ -416,7 +450,8 @@ class FrontEndSession:
             self._heard_seconds = min(now, self._heard_seconds + (now - asked_seconds - HEARTBEAT_SECONDS))
             self._outbox.heartbeat_wanted = self._connected.is_set()
             self._gatherer.wake()
-            for key, route in self._table.sweep(has_sidecar=self._connected.is_set()):
+            has_sidecar = self._connected.is_set() and self._silent_seconds() < STALE_SECONDS
+            for key, route in self._table.sweep(has_sidecar=has_sidecar):
                 self._on_continues([(key, own_continues.lost(key, route))])
             self._update_gate()
             if self._connected.is_set() and self._silent_seconds() > DEAD_SECONDS and self._call is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import operator
 import weakref
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +17,7 @@ from sipnap.sidecar.core.engine import Engine
 from sipnap.sidecar.core.front_ends import FrontEnd
 from sipnap.sidecar.core.groups import Job, JobResult, WorkerGroup, WorkerKind
 from sipnap.sidecar.core.histogram import Histogram
+from sipnap.sidecar.core.streams import Stream
 from sipnap.sidecar.core.suspension import CancelOutcome, Held, NapKey, Outcome, Sleeper
 from sipnap.sidecar.journal.base import Durability, Fenced, Journal, JournalError
 from sipnap.sidecar.recovery import claim
@@ -38,14 +41,19 @@ _FIRE_SECONDS = 0.002
 _JOURNAL_RETRY_SECONDS = 1.0
 """How often a journal that failed is tried again, and one that is shared is asked whose the front ends are."""
 
+_FRONT_END_OF = operator.attrgetter("front_end")
+
 log = logging.getLogger("sipnap.sidecar")
 
 
 class Connection(Protocol):
     """A front end's session, as the dispatcher sees it. Its methods return at once."""
 
-    def send_continue(self, held: Held) -> None:
-        """Put a continue on its way."""
+    def send_due(self, numbers: Sequence[int]) -> None:
+        """Tell it of naps of its own that are over as they were asked for, by their numbers."""
+
+    def send_continues(self, batch: Sequence[Held]) -> None:
+        """Put continues on their way; at their time, if they are plain and it has not come."""
 
     def supersede(self, reason: str) -> None:
         """Another session of the same front end, here or at another sidecar, takes over; `reason` for people."""
@@ -105,7 +113,7 @@ class Dispatcher:
         """Open a session: an older one of the same front end ends, unanswered continues go out again.
 
         With a shared journal this sidecar owns the front end from now on, and has what others held of it.
-        `ahead_seconds`: how long before its time a continue may be handed to the connection.
+        `ahead_seconds`: how long before its time a nap that has this session's number may be handed to the connection.
 
         Raises:
             Refused: There are too many front ends.
@@ -144,14 +152,13 @@ class Dispatcher:
             raise
 
     def _open(self, front_end_id: str, boot_epoch: int, connection: Connection, ahead_seconds: float) -> FrontEnd:
-        front_end = self.engine.attach(front_end_id, boot_epoch)
-        front_end.ahead_seconds = ahead_seconds
+        front_end = self.engine.attach(front_end_id, boot_epoch, ahead_seconds)
         previous = self._connections.pop(front_end, None)
         if previous is not None:
             previous.supersede(f"another session of front end {front_end_id!r} took over")
         self._connections[front_end] = connection
-        for held in front_end.continuing.values():
-            connection.send_continue(held)
+        if front_end.continuing:
+            connection.send_continues(list(front_end.continuing.values()))
         self._changed()
         return front_end
 
@@ -187,7 +194,7 @@ class Dispatcher:
         """Commit reserved suspensions; `done` is called when they are accepted, or with why they could not be."""
         self._submissions.append(_Submission(batch, done))
         soon_seconds = self._loop.time() + _SHORT_NAP_SECONDS
-        if any(held.due_seconds < soon_seconds or held.work is not None for held in batch):
+        if [held for held in batch if held.due_seconds < soon_seconds or held.work is not None]:
             self._work.hurry()
         else:
             self._work.wake()
@@ -206,10 +213,9 @@ class Dispatcher:
                 log.warning("no such route front_end=%s route=%s key=%s", front_end.front_end_id, held.route, held.key)
         self._changed()
 
-    def applied(self, suspensions: Iterable[Held]) -> None:
-        """Continues that were applied, in short."""
-        for held in suspensions:
-            self.engine.settle_held(held, Outcome.APPLIED)
+    def settle_applied(self, front_end: FrontEnd, stream: Stream | None, numbers: Iterable[int]) -> None:
+        """What a front end resumed, by the numbers of its stream."""
+        self.engine.settle_applied(front_end, stream, numbers)
         self._changed()
 
     def sleep(self, seconds: float) -> tuple[asyncio.Future[None], Sleeper]:
@@ -266,11 +272,11 @@ class Dispatcher:
             return
         self._unforgotten = []
         self._report_journal("")
+        self.engine.activate(added)  # what was abandoned stays so
         for submission in submissions:
             if refusal is not None and any(held.front_end in refusal.owners for held in submission.batch):
                 submission.done(refusal)  # a submission is of one front end
             else:
-                self.engine.activate(submission.batch)
                 submission.done(None)
         self._changed()
 
@@ -329,17 +335,24 @@ class Dispatcher:
             self.lateness.observe(now - sleeper.due_seconds)
             with suppress(asyncio.InvalidStateError):  # its caller went away in this very turn
                 sleeper.waiter.set_result(None)
-        for held in due.continues:
-            self.lateness.observe(max(now - held.due_seconds, 0.0))  # it may leave ahead of its time
+        for told in due.told:
+            if now <= told.earliest_seconds:
+                self.lateness.observe(0.0, len(told.naps))
+            else:
+                self.lateness.observe_all([now - held.due_seconds for held in told.naps.values()])
+            connection = self._connections.get(told.front_end)
+            if connection is not None:
+                connection.send_due(list(told.naps))
+        self.lateness.observe_all([now - held.due_seconds for held in due.continues])
         self._send(due.continues)
         self._send(due.answered)
         self._changed()
 
     def _send(self, continues: Sequence[Held]) -> None:
-        for held in continues:
-            connection = self._connections.get(held.front_end)
+        for front_end, batch in itertools.groupby(continues, _FRONT_END_OF):
+            connection = self._connections.get(front_end)
             if connection is not None:
-                connection.send_continue(held)
+                connection.send_continues(list(batch))
 
     # Operations
 

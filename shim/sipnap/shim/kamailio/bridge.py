@@ -1,7 +1,7 @@
 """Between one Kamailio and one session with the sidecar: suspensions, tasks and CANCELs in, continues out, the gate.
 
-One UDP socket, connected to the proxy's NAP socket, so that the kernel drops what comes from anywhere else. Nothing
-per nap but entries of dictionaries: no task, no future, no timer.
+One UDP socket, connected to the proxy's NAP socket, so that the kernel drops what comes from anywhere else. Per nap
+there is one object (`Nap`), which the session keeps too, and which is referred to: no task, no future, no timer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import socket
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-from sipnap.client.keys import Key
+from sipnap.client.keys import Key, fill_key
+from sipnap.client.outstanding import Suspended
 from sipnap.client.request_head import RequestHeadError, RequestName, head_of, read_head
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio import datagram, nap_request
+from sipnap.shim.kamailio.nap import Nap, nap_without_state
 from sipnap.v1 import suspension_pb2 as pb
 
 HEARTBEAT_SECONDS = 1.0
@@ -48,10 +50,11 @@ _RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
 _SO_RCVBUFFORCE = 33  # Linux: beyond net.core.rmem_max, for those with CAP_NET_ADMIN
 _SMALL_BUFFER_BYTES = 2 * 1024 * 1024
 
+_OK = 200
 _NOT_FOUND = 481  # RFC 3261 21.4.19
 _HEARTBEAT = re.compile(rb"(?:open|closed|ask)\.[0-9]+(?:\.([0-9]{1,4}))?\Z")
 _OUTCOMES: dict[int, pb.ContinueOutcome] = {
-    200: pb.CONTINUE_OUTCOME_APPLIED,
+    _OK: pb.CONTINUE_OUTCOME_APPLIED,
     404: pb.CONTINUE_OUTCOME_REJECTED,
     _NOT_FOUND: pb.CONTINUE_OUTCOME_GONE,
 }
@@ -71,24 +74,16 @@ class Address(NamedTuple):
         return f"{self.host}:{self.port}"
 
 
-class _Nap(NamedTuple):
-    """What the bridge itself has to know of a nap that the proxy has asked for."""
+class _Request:
+    """A NAP request that the proxy has not answered yet."""
 
-    call_id: bytes
-    route: str
+    __slots__ = ("content", "naps", "user")
 
-
-class _Sent:
-    """A nap that the proxy was told to end, and has not answered for yet."""
-
-    __slots__ = ("key", "not_found", "request", "sendings")
-
-    def __init__(self, key: Key, request: bytes | None = None) -> None:
-        self.key = key
-        # None: a plain one, alone or in a batch. It is sent again alone.
-        self.request = request
-        self.sendings = 1
-        self.not_found = 0
+    def __init__(self, user: bytes, naps: Sequence[Nap], content: bytes | None = None) -> None:
+        self.user = user
+        self.naps = naps
+        # None: a plain one. After a batch each of its naps is asked for alone.
+        self.content = content
 
 
 class Bridge:
@@ -123,12 +118,14 @@ class Bridge:
         self._boot_epoch: int | None = None
         self._closing = False
 
-        self._naps: dict[Key, _Nap] = {}
-        self._by_call_id: dict[bytes, dict[Key, None]] = {}
+        # For CANCELs. Nearly always one Call-ID has one nap; a dictionary of them, in order, if it has more.
+        self._by_call_id: dict[bytes, Nap | dict[Nap, None]] = {}
         self._early_cancels: dict[RequestName, float] = {}
-        self._sent: dict[bytes, _Sent] = {}
+        # What is being ended, but the session does not keep: it is not of this shim's life, or could not be read.
+        self._strangers: dict[Key, Nap] = {}
+        self._awaiting: dict[bytes, _Request] = {}  # by the user part that the proxy's answer repeats
         # One queue for each sending: all in it wait equally long, so each is in order of time.
-        self._waiting: list[deque[tuple[float, bytes]]] = [deque() for _ in RESEND_SECONDS]
+        self._waiting: list[deque[tuple[float, _Request]]] = [deque() for _ in RESEND_SECONDS]
 
         # How many naps the proxy's script ends at one request: its answers to heartbeats say it.
         self._most_in_batch = 1
@@ -141,8 +138,8 @@ class Bridge:
 
     @property
     def unanswered(self) -> int:
-        """NAP requests that the proxy has not answered yet."""
-        return len(self._sent)
+        """Naps and tasks whose end the proxy was told, and has not answered for yet."""
+        return len({nap for request in self._awaiting.values() for nap in request.naps if nap.sendings})
 
     @property
     def early_cancels(self) -> int:
@@ -156,6 +153,7 @@ class Bridge:
         loop.add_reader(self._socket, self._wake_up)
         self._session.on_gate(self._gate_changed)
         self._session.on_continues(self._send_continues)
+        self._session.on_due(self._send_due)
         self._send_heartbeat()
         try:
             await self._keep_time()
@@ -163,7 +161,7 @@ class Bridge:
             self._closing = True
             self._send_heartbeat()
             last = loop.time() + sum(RESEND_SECONDS[:2])
-            while self._sent and loop.time() < last:
+            while self.unanswered and loop.time() < last:
                 await asyncio.sleep(_SWEEP_SECONDS)
                 self._resend(loop.time())
             loop.remove_reader(self._socket)
@@ -188,21 +186,24 @@ class Bridge:
     def _read_some(self) -> bool:
         """Carry out what has come; False: nothing has."""
         receive = self._socket.recv
-        for count in range(_DATAGRAMS_PER_TURN):
+        received: list[bytes] = []
+        for _ in range(_DATAGRAMS_PER_TURN):
             try:
-                received = receive(_LARGEST_DATAGRAM_BYTES)
+                received.append(receive(_LARGEST_DATAGRAM_BYTES))
             except BlockingIOError:
-                return count > 0
+                break
             except OSError:
                 continue  # nobody has the proxy's port: the answer to something we sent; the heartbeat will tell
+        read, front_end_id, ship_raw_request = datagram.read, self._front_end_id, self._ship_raw_request
+        for each in received:
             try:
-                message = datagram.read(received, ship_raw_request=self._ship_raw_request)
-                if type(message) is datagram.Suspend:
+                message = read(each, front_end_id=front_end_id, ship_raw_request=ship_raw_request)
+                if type(message) is Nap:
                     self._suspend(message)
-                elif type(message) is datagram.Answer:
-                    self._answered(message)
                 elif type(message) is datagram.Answers:
                     self._batch_answered(message)
+                elif type(message) is datagram.Answer:
+                    self._answered(message)
                 elif type(message) is datagram.Task:
                     self._take_task(message)
                 elif type(message) is datagram.Cancel and self._is_present(message.boot_epoch):
@@ -212,98 +213,116 @@ class Bridge:
             except datagram.DatagramError as error:
                 self._malformed += 1
                 self._malformed_why = str(error)
-        return True
+        return bool(received)
 
-    def _suspend(self, message: datagram.Suspend) -> None:
-        suspension, call_id, delay_ms = message
-        wire_key = suspension.key
-        boot_epoch, nap_number = wire_key.boot_epoch, wire_key.nap_number
-        if not self._is_present(boot_epoch):
+    def _suspend(self, nap: Nap) -> None:
+        _, boot_epoch, _, _, nap_number = key = nap.key
+        if boot_epoch != self._boot_epoch and not self._is_present(boot_epoch):
             return
-        key = (self._front_end_id, boot_epoch, wire_key.transaction_index, wire_key.transaction_label, nap_number)
         if nap_number > 1:
             # It naps again, so its earlier nap was resumed, whether or not the proxy's answer has reached us yet.
-            self._settle(nap_request.nap_name((*key[:4], nap_number - 1)), pb.CONTINUE_OUTCOME_APPLIED)
-        if self._early_cancels and _name_of(suspension.state) in self._early_cancels:
+            earlier = self._find((*key[:4], nap_number - 1))
+            if earlier is not None and earlier.sendings:
+                self._settle(earlier, pb.CONTINUE_OUTCOME_APPLIED)
+        if self._early_cancels and _name_of(nap) in self._early_cancels:
             return
-        route = suspension.resume_route
-        self._naps[key] = _Nap(call_id, route)
-        if call_id:
-            self._by_call_id.setdefault(call_id, {})[key] = None
-        self._session.suspend_encoded(
-            key, suspension.SerializeToString(), route, delay_ms * 1e-3, is_urgent=bool(suspension.operations)
-        )
+        if self._session.submit(nap, is_urgent=nap.has_operations) and (call_id := nap.call_id):
+            same = self._by_call_id.setdefault(call_id, nap)
+            if type(same) is dict:
+                same[nap] = None
+            elif same is not nap:
+                self._by_call_id[call_id] = {cast(Nap, same): None, nap: None}
 
     def _take_task(self, message: datagram.Task) -> None:
-        if self._is_present(message.boot_epoch):
+        boot_epoch, suspension, delay_ms = message
+        if self._is_present(boot_epoch):
             number = secrets.randbits(64)  # new in this life of the proxy, whoever else makes tasks for it
-            key = message.suspension.key
-            key.boot_epoch = message.boot_epoch
-            key.transaction_index, key.transaction_label = number >> 32, number & 0xFFFFFFFF
-            self._session.suspend(message.suspension)
+            key = (self._front_end_id, boot_epoch, number >> 32, number & 0xFFFFFFFF, 0)
+            fill_key(suspension.key, key[1:])
+            task = nap_without_state(key, suspension.resume_route)
+            task.encoded, task.delay_seconds = suspension.SerializeToString(), delay_ms * 1e-3
+            self._session.submit(task, is_urgent=bool(suspension.operations))
 
     def _cancel(self, request: RequestName) -> None:
         # Many naps of one Call-ID are nobody's honest call: the rest of them end when their time comes.
-        for key in list(itertools.islice(self._by_call_id.get(request.call_id, ()), _MOST_OF_ONE_CALL)):
-            encoded = self._session.encoded_of(key)
-            if encoded is not None and _name_of(pb.Suspension.FromString(encoded).state) == request:
-                self._forget(key)
-                self._session.cancel(key)
+        same = self._by_call_id.get(request.call_id, ())
+        for nap in (same,) if isinstance(same, Nap) else list(itertools.islice(same, _MOST_OF_ONE_CALL)):
+            if _name_of(nap) == request:
+                self._forget(nap)
+                self._session.cancel(nap.key)
                 return
         self._early_cancels[request] = self._loop.time() + EARLY_CANCEL_SECONDS
         if len(self._early_cancels) > _MOST_EARLY_CANCELS:
             del self._early_cancels[next(iter(self._early_cancels))]
 
-    def _forget(self, key: Key) -> None:
-        nap = self._naps.pop(key, None)
-        if nap is not None and nap.call_id:
-            keys = self._by_call_id[nap.call_id]
-            del keys[key]
-            if not keys:
-                del self._by_call_id[nap.call_id]
+    def _find(self, key: Key) -> Nap | None:
+        """A nap that has not ended yet; None: the session does not know of it, and neither do we."""
+        found = self._session.find(key)
+        return found if isinstance(found, Nap) else self._strangers.get(key)
+
+    def _forget(self, nap: Nap) -> None:
+        """No CANCEL means it any more."""
+        same = self._by_call_id.pop(nap.call_id, None)
+        if type(same) is dict:
+            same.pop(nap, None)
+        if same and same is not nap:
+            self._by_call_id[nap.call_id] = same
 
     def _answered(self, answer: datagram.Answer) -> None:
         self._proxy_answered_seconds = self._loop.time()
-        if not self._is_present(answer.boot_epoch):
+        boot_epoch, result, user = answer
+        if not self._is_present(boot_epoch):
             return
-        name, _, _ = answer.user.rpartition(b".")
-        if name in self._sent:
-            self._ended(name, answer.result)
+        request = self._awaiting.get(user)
+        if request is not None and len(request.naps) == 1:
+            (nap,) = request.naps
+            self._ended(nap, result)
+            if not nap.sendings:
+                del self._awaiting[user]
             return
-        if (heartbeat := _HEARTBEAT.match(answer.user)) is not None:
+        if (heartbeat := _HEARTBEAT.match(user)) is not None:
             # A script that does not know batches repeats the user part as it is.
             self._most_in_batch = max(1, min(int(heartbeat[1] or 1), _LARGEST_BATCH))
-        if self._proxy_is_lost or self._proxy_answered_seconds is None:
+        if self._proxy_is_lost:
             self._proxy_is_back()
 
     def _batch_answered(self, answers: datagram.Answers) -> None:
         self._proxy_answered_seconds = self._loop.time()
-        if self._is_present(answers.boot_epoch):
-            for name, result in answers.results:
-                self._ended(name, result)
+        boot_epoch, results, user = answers
+        if not self._is_present(boot_epoch):
+            return
+        request = self._awaiting.pop(user, None)
+        if request is None:
+            return
+        if results.count(_OK) == len(results):
+            self._resumed([nap for nap in request.naps if nap.sendings])
+        else:
+            for nap, result in zip(request.naps, results, strict=True):
+                self._ended(nap, result)
 
-    def _ended(self, name: bytes, result: int) -> None:
-        sent = self._sent.get(name)
-        if sent is None:
+    def _ended(self, nap: Nap, result: int) -> None:
+        if not nap.sendings:
             return  # a part of a batch that was sent again and answered for, or whose transaction naps again
-        if result == _NOT_FOUND and sent.sendings > 1:
+        if result == _NOT_FOUND and nap.sendings > 1:
             # A repetition finds nothing because another worker of the proxy is at the first one still, whose answer
             # is the one that counts.
-            sent.not_found += 1
-            if sent.not_found < sent.sendings:
+            nap.not_found += 1
+            if nap.not_found < nap.sendings:
                 return
-        self._settle(name, _OUTCOMES.get(result, pb.CONTINUE_OUTCOME_GONE))
+        self._settle(nap, _OUTCOMES.get(result, pb.CONTINUE_OUTCOME_GONE))
 
     def _resume_unreadable(self, error: datagram.UnreadableRequest) -> None:
         self._malformed += 1
         self._malformed_why = str(error)
-        wire_key = error.suspension.key
-        if self._is_present(wire_key.boot_epoch):
-            key = self._key_of(wire_key)
-            name = nap_request.nap_name(key)
+        nap = error.nap
+        if self._is_present(nap.key[1]):
+            self._strangers[nap.key] = nap
             text = f"the shim cannot read it: {error}"
-            request = nap_request.continue_request(name, pb.CONTINUE_STATUS_FAILED, error=text, error_code=error.code)
-            self._send_nap(key, name, request)
+            name = nap_request.nap_name(nap.key)
+            self._send_alone(
+                nap,
+                nap_request.continue_request(name, pb.CONTINUE_STATUS_FAILED, error=text, error_code=error.code),
+            )
 
     def _is_present(self, boot_epoch: int) -> bool:
         """Whether a datagram is of the proxy's present life; a greater epoch starts a new one."""
@@ -316,14 +335,17 @@ class Bridge:
             log.info("proxy found address=%s boot_epoch=%d", self._proxy, boot_epoch)
         else:
             log.warning(
-                "proxy restarted address=%s boot_epoch=%d forgotten=%d", self._proxy, boot_epoch, len(self._naps)
+                "proxy restarted address=%s boot_epoch=%d forgotten=%d",
+                self._proxy,
+                boot_epoch,
+                self._session.outstanding,
             )
         self._boot_epoch = boot_epoch
         self._most_in_batch = 1
-        self._naps.clear()
         self._by_call_id.clear()
         self._early_cancels.clear()
-        self._sent.clear()
+        self._strangers.clear()
+        self._awaiting.clear()
         for queue in self._waiting:
             queue.clear()
         self._session.set_boot_epoch(boot_epoch)
@@ -331,47 +353,71 @@ class Bridge:
 
     # To the proxy
 
+    def _send_due(self, due: Sequence[Suspended]) -> None:
+        self._send_plain(cast(Sequence[Nap], due))  # nobody else submits any to this session
+
     def _send_continues(self, continues: Sequence[tuple[Key, pb.Continue]]) -> None:
-        naps, names = self._naps, []
+        plain: list[Nap] = []
         for key, order in continues:
             if key[1] != self._boot_epoch:
                 self._session.answer(key, pb.CONTINUE_OUTCOME_GONE)
                 continue
-            name = nap_request.nap_name(key)
-            route: str | None = order.resume_route
-            if (nap := naps.get(key)) is not None and nap.route == route:
-                route = None  # the proxy knows it
+            nap = self._find(key)
+            if nap is None:
+                nap = self._strangers[key] = nap_without_state(key)
+            route = order.resume_route if order.resume_route != nap.route else None  # which the proxy knows
             if order.status != pb.CONTINUE_STATUS_OK or order.values or not key[4]:
-                self._send_nap(key, name, nap_request.full_request(name, order, route=route))
+                self._send_alone(nap, nap_request.full_request(nap_request.nap_name(key), order, route=route))
             elif route is not None:
-                self._send_nap(key, name, nap_request.continue_request(name, order.status, route=route))
+                name = nap_request.nap_name(key)
+                self._send_alone(nap, nap_request.continue_request(name, order.status, route=route))
             else:
-                self._sent[name] = _Sent(key)
-                names.append(name)
-        if names:
-            self._send_plain(names)
+                plain.append(nap)
+        self._send_plain(plain)
 
-    def _send_plain(self, names: list[bytes]) -> None:
+    def _send_plain(self, naps: Sequence[Nap]) -> None:
         """What ends as it was asked for goes together: a datagram here and there, and in the proxy, costs more."""
         until = self._loop.time() + RESEND_SECONDS[0]
-        self._waiting[0].extend([(until, name) for name in names])
         most = self._most_in_batch
-        for start in range(0, len(names), most):
-            part = names[start : start + most]
-            self._send(nap_request.batch_request(part) if len(part) > 1 else nap_request.plain_request(part[0]))
+        for start in range(0, len(naps), most):
+            part = naps[start : start + most]
+            for nap in part:
+                nap.sendings = 1
+            user = nap_request.plain_user([nap.key for nap in part])
+            request = self._awaiting[user] = _Request(user, part)
+            self._waiting[0].append((until, request))
+            self._send(nap_request.plain_request(user))
 
-    def _send_nap(self, key: Key, name: bytes, request: bytes) -> None:
-        self._sent[name] = _Sent(key, request)
-        self._waiting[0].append((self._loop.time() + RESEND_SECONDS[0], name))
-        self._send(request)
+    def _send_alone(self, nap: Nap, content: bytes) -> None:
+        nap.sendings = 1
+        request = _Request(nap_request.user_of(content), (nap,), content)
+        self._awaiting[request.user] = request
+        self._waiting[0].append((self._loop.time() + RESEND_SECONDS[0], request))
+        self._send(content)
 
-    def _settle(self, name: bytes, outcome: pb.ContinueOutcome) -> None:
+    def _resumed(self, naps: Sequence[Nap]) -> None:
+        """The proxy has answered for these: tell the session, and forget them."""
+        self._session.applied(naps)
+        forget = self._by_call_id.pop
+        for nap in naps:
+            nap.sendings = 0
+            same = forget(nap.call_id, None)
+            if same is not nap and same is not None:  # or others of its Call-ID are
+                self._by_call_id[nap.call_id] = same
+                self._forget(nap)
+        if self._strangers:
+            for nap in naps:
+                self._strangers.pop(nap.key, None)
+
+    def _settle(self, nap: Nap, outcome: pb.ContinueOutcome) -> None:
         """The proxy has answered for a nap, or never will: tell the session, and forget it."""
-        sent = self._sent.pop(name, None)
-        if sent is None:
+        if outcome == pb.CONTINUE_OUTCOME_APPLIED:
+            self._resumed((nap,))
             return
-        self._forget(sent.key)
-        self._session.answer(sent.key, outcome)
+        nap.sendings = 0
+        self._forget(nap)
+        self._strangers.pop(nap.key, None)
+        self._session.answer(nap.key, outcome)
 
     def _send(self, request: bytes) -> None:
         with suppress(OSError):  # full, or nobody there: it is sent again, or the next heartbeat follows
@@ -416,20 +462,37 @@ class Bridge:
     def _resend(self, now: float) -> None:
         for sendings, queue in enumerate(self._waiting, start=1):
             while queue and queue[0][0] <= now:
-                _, name = queue.popleft()
-                sent = self._sent.get(name)
-                if sent is None or sent.sendings != sendings:
-                    continue  # answered; or another one of the same name, in another queue
-                if sent.not_found:
-                    self._settle(name, pb.CONTINUE_OUTCOME_GONE)
-                    continue
+                _, request = queue.popleft()
                 if sendings == len(RESEND_SECONDS):
-                    log.warning("proxy did not answer a NAP request key=%s", sent.key)
-                    self._settle(name, pb.CONTINUE_OUTCOME_GONE)
-                    continue
-                sent.sendings += 1
-                self._waiting[sendings].append((now + RESEND_SECONDS[sendings], name))
-                self._send(sent.request or nap_request.plain_request(name))
+                    self._give_up(request)
+                else:
+                    self._send_again(request, sendings, now + RESEND_SECONDS[sendings])
+
+    def _send_again(self, request: _Request, sendings: int, until: float) -> None:
+        left = [nap for nap in request.naps if nap.sendings]
+        if not left or (len(request.naps) == 1 and left[0].not_found):
+            self._give_up(request)
+            return
+        waiting = self._waiting[sendings]
+        again = [request]
+        if len(request.naps) > 1:
+            waiting.append((until, request))  # its own answer may come late
+            again = [_Request(nap_request.plain_user((nap.key,)), (nap,)) for nap in left] if sendings == 1 else []
+        for each in again:
+            each.naps[0].sendings += 1
+            self._awaiting[each.user] = each
+            waiting.append((until, each))
+            self._send(each.content or nap_request.plain_request(each.user))
+
+    def _give_up(self, request: _Request) -> None:
+        """Nothing will come for it any more; often all has come."""
+        if self._awaiting.get(request.user) is request:
+            del self._awaiting[request.user]
+        for nap in request.naps:
+            if nap.sendings:
+                if not nap.not_found:
+                    log.warning("proxy did not answer a NAP request key=%s", nap.key)
+                self._settle(nap, pb.CONTINUE_OUTCOME_GONE)
 
     def _watch_proxy(self, now: float) -> None:
         heard = max(self._proxy_answered_seconds or 0.0, self._proxy_asked_seconds)
@@ -452,12 +515,10 @@ class Bridge:
                 return
             del self._early_cancels[request]
 
-    def _key_of(self, key: pb.SuspensionKey) -> Key:
-        return (self._front_end_id, key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number)
 
-
-def _name_of(state: pb.TransactionState) -> RequestName | None:
-    """What a CANCEL of the request would name it by; None if that cannot be read."""
+def _name_of(nap: Nap) -> RequestName | None:
+    """What a CANCEL of its request would name it by; None if that cannot be read."""
+    state = nap.suspension.state
     try:
         return read_head(state.head or head_of(state.raw_request)).name
     except RequestHeadError:

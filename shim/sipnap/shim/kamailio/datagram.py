@@ -19,10 +19,13 @@ to a batch, with as many results as it has naps, in its order. EPOCH is the prox
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
-from sipnap.client.request_head import RequestHeadError, RequestName, call_id_of, head_of, read_head
+from sipnap.client.request_head import RequestHeadError, RequestName, head_and_call_id, head_of, read_head
 from sipnap.shim.kamailio.arguments import ArgumentsError, named_arguments
+from sipnap.shim.kamailio.nap import Nap, nap_without_state
 from sipnap.v1 import suspension_pb2 as pb
 
 MOST_OPERATIONS = 4
@@ -34,10 +37,12 @@ TASK_WAIT_MS = 30_000
 PASS_OPERATION = "pass"
 """Operation that finds nothing: what a task does in its worker group is to wait for its turn."""
 
-_MAGIC = b"SN1 "
+_MAGIC = b"SN1"
+_WITH_PARTS = (b"S", b"O", b"T", b"C")
 _ROUTE = re.compile(rb"[A-Za-z0-9_.:-]{1,64}\Z")
 _AVP_NAME = re.compile(rb"[^:\s]{1,64}\Z")
 _LONGEST_LINE_BYTES = 2048
+_MOST_DELAY_MS = 2**40  # some years; beyond that it does not fit where others write it in microseconds
 _SUSPEND_WORDS = 11  # and one more for each AVP
 _SIZES = re.compile(rb"[0-9]{1,5},[0-9]{1,5},[0-9]{1,5}(?:,[0-9]{1,5},[0-9]{1,5},[0-9]{1,5}){0,3}\Z")
 _UNSET = b"0"  # a variable of Kamailio's that a null was assigned to, such as a header that is not there
@@ -54,23 +59,12 @@ class UnreadableRequest(DatagramError):
     The transaction can be resumed all the same, and has to be: it is suspended.
     """
 
-    def __init__(self, why: str, suspension: pb.Suspension, code: str = "unreadable") -> None:
+    def __init__(self, why: str, nap: Nap, code: str = "unreadable") -> None:
         super().__init__(why)
-        self.suspension = suspension
+        self.nap = nap
         """Key and route; no state."""
         self.code = code
         """For scripts: "unreadable", or "bad_arguments" when an operation or what it is given is malformed."""
-
-
-class Suspend(NamedTuple):
-    """The proxy has suspended a transaction."""
-
-    suspension: pb.Suspension
-    """For the sidecar, complete but for the front end's id and the delay."""
-    call_id: bytes
-    """Value of its Call-ID; a CANCEL has the same."""
-    delay_ms: int
-    """How long it naps; not in the suspension, since it changes until that is sent."""
 
 
 class Task(NamedTuple):
@@ -80,6 +74,8 @@ class Task(NamedTuple):
     """The proxy's ``$Tb``."""
     suspension: pb.Suspension
     """For the sidecar, complete but for its key."""
+    delay_ms: int
+    """How long to wait for it, from 1."""
 
 
 class Cancel(NamedTuple):
@@ -103,124 +99,134 @@ class Answer(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """The proxy's answer to a batch: each result beside the name of its nap."""
+    """The proxy's answer to a batch."""
 
     boot_epoch: int
     """The proxy's ``$Tb``."""
-    results: list[tuple[bytes, int]]
-    """Names as `nap_request.nap_name` gives them; results as in an `Answer`."""
+    results: list[int]
+    """One for each of its naps, in its order; each as in an `Answer`."""
+    user: bytes
+    """User part of the NAP request that it answers."""
 
 
-def read(datagram: bytes, *, ship_raw_request: bool = False) -> Suspend | Task | Cancel | Answer | Answers:
+def read(
+    datagram: bytes, *, front_end_id: str = "", ship_raw_request: bool = False
+) -> Nap | Task | Cancel | Answer | Answers:
     """Read one datagram.
 
     Args:
         datagram: All of it.
-        ship_raw_request: Put the SIP message into the suspension's state as a whole, too.
+        front_end_id: For the keys of naps.
+        ship_raw_request: Put the SIP message into the suspension's state as a whole, in place of its head.
 
     Raises:
-        UnreadableRequest: A suspended request that is no SIP request, or whose operations are malformed.
+        UnreadableRequest: A suspended request whose parts are not there, or whose operations are malformed.
         DatagramError: Anything else that is wrong.
     """
-    if not datagram.startswith(_MAGIC):
+    line, line_end, rest = datagram.partition(b"\n")
+    words = line.split(b" ")
+    if words[0] != _MAGIC or len(words) < 2:
         raise DatagramError("it does not start with 'SN1 '")
-    end = datagram.find(b"\n", 0, _LONGEST_LINE_BYTES)
-    words = (datagram if end < 0 else datagram[:end]).split(b" ")
     kind = words[1]
+    if (not line_end or len(line) >= _LONGEST_LINE_BYTES) and kind in _WITH_PARTS:
+        raise DatagramError(f"its line, of kind {kind!r}, has no end within {_LONGEST_LINE_BYTES} bytes")
     if kind == b"S":
-        return _read_suspend(words, datagram, end, ship_raw_request=ship_raw_request)
+        return _read_suspend(words, rest, front_end_id, ship_raw_request=ship_raw_request)
+    if kind == b"B":
+        return _read_answers(words)
     if kind == b"A":
         if len(words) != 5:
             raise DatagramError(f"an answer has 5 words, this one {len(words)}")
         return Answer(_number(words[2], "boot epoch"), _number(words[3], "result"), words[4])
-    if kind == b"B":
-        return _read_answers(words)
     if kind == b"C":
-        if len(words) != 3 or end < 0:
+        if len(words) != 3:
             raise DatagramError("a CANCEL has 3 words and a message")
         try:
-            return Cancel(_number(words[2], "boot epoch"), read_head(head_of(datagram[end + 1 :])).name)
+            return Cancel(_number(words[2], "boot epoch"), read_head(head_of(rest)).name)
         except RequestHeadError as error:
             raise DatagramError(f"a CANCEL: {error}") from None
     if kind == b"O":
-        return _read_operations(words, datagram, end, ship_raw_request=ship_raw_request)
+        return _read_operations(words, rest, front_end_id, ship_raw_request=ship_raw_request)
     if kind == b"T":
-        return _read_task(words, datagram, end)
+        return _read_task(words, rest)
     raise DatagramError(f"its kind {kind[:16]!r} is unknown")
 
 
 def _read_answers(words: list[bytes]) -> Answers:
     if len(words) < 5:
         raise DatagramError(f"an answer to a batch has at least 5 words, this one {len(words)}")
-    first, *others = words[-1].split(b"/")
-    first_name, _, _ = first.rpartition(b".")
-    _, _, boot_epoch = first_name.rpartition(b".")
-    names = [first_name, *(b"%s.%s" % (other, boot_epoch) for other in others)]
-    if len(names) != len(words) - 4:
-        raise DatagramError(f"an answer to a batch of {len(names)} has {len(words) - 4} results")
-    results = [_number(word, "result") for word in words[3:-1]]
-    return Answers(_number(words[2], "boot epoch"), list(zip(names, results, strict=True)))
+    user = words[-1]
+    results = [_RESULTS.get(word) or _number(word, "result") for word in words[3:-1]]
+    if user.count(b"/") + 1 != len(results):
+        raise DatagramError(f"an answer to a batch of {user.count(b'/') + 1} has {len(results)} results")
+    return Answers(_number(words[2], "boot epoch"), results, user)
 
 
-def _read_suspend(words: list[bytes], datagram: bytes, end: int, *, ship_raw_request: bool) -> Suspend:
-    if len(words) < _SUSPEND_WORDS or end < 0:
-        raise DatagramError(
-            f"a suspended request has at least {_SUSPEND_WORDS} words and a message, this one {len(words)} words"
-        )
-    route = words[7]
-    if not _ROUTE.match(route):
-        raise DatagramError(f"{route[:80]!r} is no name of a route: expected 1 to 64 of [A-Za-z0-9_.:-]")
-    suspension = pb.Suspension()
-    # Setting fields one by one is the cheapest way to fill a message.
-    key, state = suspension.key, suspension.state
+def _read_suspend(words: list[bytes], rest: bytes, front_end_id: str, *, ship_raw_request: bool) -> Nap:
+    if len(words) < _SUSPEND_WORDS:
+        raise DatagramError(f"a suspended request has at least {_SUSPEND_WORDS} words, this one {len(words)}")
     try:
-        key.boot_epoch, key.transaction_index, key.transaction_label, key.nap_number = map(int, words[2:6])
-        delay_ms, source_port, size = int(words[6]), int(words[9]), int(words[10])
-        suspension.resume_route = route.decode("ascii")
-        source_ip = words[8].decode("ascii")
-    except ValueError as error:  # not a number, or out of its range
+        boot_epoch, epoch_piece = _EPOCHS[words[2]]
+        index, label = int(words[3]), int(words[4])
+        transaction = _pack_transaction(index, _LABEL_TAG, label)
+        nap_number, route, delay_seconds, asked_piece = _ASKED[words[5], words[6], words[7]]
+        source = _SOURCES[words[8], words[9]]
+        size = int(words[10])
+    except (ValueError, struct.error) as error:  # not a number, or out of its range
         raise DatagramError(str(error)) from None
-    if delay_ms <= 0 or size < 0:
-        raise DatagramError("delay and size have to be positive")
+    if size < 0:
+        raise DatagramError(f"a size of {size}")
+    key = (front_end_id, boot_epoch, index, label, nap_number)
 
-    message_end = end + 1 + size
-    message = datagram[end + 1 : message_end]
+    message = rest[:size]
+    end = size
+    avps = b""
     try:
         if len(words) > _SUSPEND_WORDS:
-            message_end = _read_avps(words[_SUSPEND_WORDS:], datagram, message_end, state)
-        if message_end > len(datagram):
-            raise DatagramError(f"it is cut off: {len(datagram)} bytes instead of {message_end} or more")
+            avps, end = _read_avps(words[_SUSPEND_WORDS:], rest, size)
+        if end > len(rest):
+            raise DatagramError(f"it is cut off: {len(rest)} bytes instead of {end} or more")
     except DatagramError as error:
-        suspension.ClearField("state")
-        raise UnreadableRequest(str(error), suspension) from None
-    state.request_uri = datagram[message_end:]
-    state.source_ip = source_ip
-    state.source_port = source_port
-    head = head_of(message)
+        raise UnreadableRequest(str(error), nap_without_state(key, route)) from None
+    head, call_id = head_and_call_id(message)
     if ship_raw_request:
-        state.raw_request = message
+        head_start, head = _RAW_REQUEST_START[size], message
     else:
-        state.head = head
-    return Suspend(suspension, call_id_of(head), delay_ms)
+        head_start = _HEAD_START[len(head)]
+    request_uri = rest[end:]
+    uri_start = _URI_START[len(request_uri)]
+    state_size = len(head_start) + len(head) + len(uri_start) + len(request_uri) + len(source) + len(avps)
+    encoded = b"".join(
+        (
+            epoch_piece, transaction, asked_piece,
+            _STATE_START[state_size], head_start, head, uri_start, request_uri, source, avps,
+        )
+    )  # fmt: skip
+    nap = Nap(key, encoded, route, delay_seconds)
+    nap.call_id = call_id
+    nap.has_operations = False
+    nap.sendings = nap.not_found = 0
+    return nap
 
 
-def _read_operations(words: list[bytes], datagram: bytes, end: int, *, ship_raw_request: bool) -> Suspend:
+def _read_operations(words: list[bytes], rest: bytes, front_end_id: str, *, ship_raw_request: bool) -> Nap:
     """A suspended request with operations: one as any other, behind their parts."""
-    if len(words) <= _SUSPEND_WORDS or end < 0 or not _SIZES.match(words[_SUSPEND_WORDS]):
+    if len(words) <= _SUSPEND_WORDS or not _SIZES.match(words[_SUSPEND_WORDS]):
         raise DatagramError("a nap with operations needs the sizes of their parts, three for each of at most 4")
     parts: list[bytes] = []
-    start = end + 1
+    start = 0
     for size_text in words.pop(_SUSPEND_WORDS).split(b","):
         size = int(size_text)
-        parts.append(datagram[start : start + size])
+        parts.append(rest[start : start + size])
         start += size
-    suspend = _read_suspend(words, datagram, start - 1, ship_raw_request=ship_raw_request)
+    nap = _read_suspend(words, rest[start:], front_end_id, ship_raw_request=ship_raw_request)
+    asked = pb.Suspension()
     try:
         for number in range(len(parts) // 3):
             name, arguments, group = parts[number * 3 : number * 3 + 3]
             if not _OPERATION.match(name):
                 raise ArgumentsError(f"{name[:80]!r} is no name of an operation: expected 1 to 64 of [A-Za-z0-9_.:-]")
-            suspend.suspension.operations.add(
+            asked.operations.add(
                 name=name.decode("ascii"),
                 arguments=named_arguments(b"" if arguments == _UNSET else arguments),
                 group=_group_of(group),
@@ -228,39 +234,36 @@ def _read_operations(words: list[bytes], datagram: bytes, end: int, *, ship_raw_
             )
     except ArgumentsError as error:
         what = f"operation {number + 1}: {error}"
-        raise UnreadableRequest(what, _without_state(suspend.suspension), "bad_arguments") from None
-    return suspend
+        raise UnreadableRequest(what, nap_without_state(nap.key, nap.route), "bad_arguments") from None
+    nap.encoded += asked.SerializeToString()  # one message after the other is the same as both in one
+    nap.has_operations = True
+    return nap
 
 
-def _read_task(words: list[bytes], datagram: bytes, end: int) -> Task:
-    if len(words) != 7 or end < 0:
+def _read_task(words: list[bytes], rest: bytes) -> Task:
+    if len(words) != 7:
         raise DatagramError("a task has 7 words and its data")
     route = words[4]
     if not _ROUTE.match(route):
         raise DatagramError(f"{route[:80]!r} is no name of a route: expected 1 to 64 of [A-Za-z0-9_.:-]")
     delay_ms = _number(words[3], "delay")
-    data_start = end + 1
-    group_start = data_start + _number(words[5], "size")
+    if delay_ms > _MOST_DELAY_MS:
+        raise DatagramError(f"a delay of {delay_ms} ms: expected at most {_MOST_DELAY_MS}")
+    group_start = _number(words[5], "size")
     group_end = group_start + _number(words[6], "size")
-    if group_end != len(datagram):
-        raise DatagramError(f"a task of {len(datagram)} bytes that should have {group_end}")
+    if group_end != len(rest):
+        raise DatagramError(f"data and group of a task have {len(rest)} bytes and should have {group_end}")
     try:
-        group = _group_of(datagram[group_start:])
+        group = _group_of(rest[group_start:])
     except ArgumentsError as error:
         raise DatagramError(str(error)) from None
-    suspension = pb.Suspension(resume_route=route.decode("ascii"), data=datagram[data_start:group_start])
+    suspension = pb.Suspension(resume_route=route.decode("ascii"), data=rest[:group_start])
     if group:
         suspension.operations.add(name=PASS_OPERATION, group=group)
     # In the contract each suspension has a delay: of one with operations it is the most that they may take.
-    suspension.delay.FromMilliseconds(delay_ms or (TASK_WAIT_MS if group else 1))
-    return Task(_number(words[2], "boot epoch"), suspension)
-
-
-def _without_state(suspension: pb.Suspension) -> pb.Suspension:
-    """Key, route and delay of a suspension."""
-    suspension.ClearField("state")
-    suspension.ClearField("operations")
-    return suspension
+    delay_ms = delay_ms or (TASK_WAIT_MS if group else 1)
+    suspension.delay.FromMilliseconds(delay_ms)
+    return Task(_number(words[2], "boot epoch"), suspension, delay_ms)
 
 
 def _group_of(group: bytes) -> str:
@@ -272,8 +275,9 @@ def _group_of(group: bytes) -> str:
     return group.decode("ascii")
 
 
-def _read_avps(words: list[bytes], datagram: bytes, start: int, state: pb.TransactionState) -> int:
-    """Read AVP values from `start` on into the state; returns where they end. One without a size is not set."""
+def _read_avps(words: list[bytes], rest: bytes, start: int) -> tuple[bytes, int]:
+    """AVPs whose values are there from `start` on, and where they end. One without a size is not set."""
+    pieces: list[bytes] = []
     for word in words:
         name, _, size_text = word.rpartition(b":")
         if not _AVP_NAME.match(name):
@@ -281,13 +285,97 @@ def _read_avps(words: list[bytes], datagram: bytes, start: int, state: pb.Transa
         if not size_text:
             continue
         end = start + _number(size_text, "size of an AVP")
-        value = datagram[start:end]
-        state.avps.add(name=name.decode("ascii", "replace"), text=value)
+        value = rest[start:end]
         start = end
-    return start
+        name_piece, text_start = _AVP_NAMES[name], _TEXT_START[len(value)]
+        pieces += _AVP_START[len(name_piece) + len(text_start) + len(value)], name_piece, text_start, value
+    return b"".join(pieces), start
 
 
 def _number(word: bytes, what: str) -> int:
     if not (word.isdigit() and len(word) <= 19):
         raise DatagramError(f"{word[:40]!r} is no {what}")
     return int(word)
+
+
+# A Suspension message is put together of pieces: what many naps share is encoded once. All is as protobuf would do it,
+# but the five fields of a nap that no other one has; setting those in a message and encoding that costs 3 µs more.
+
+_Key = TypeVar("_Key")
+_Piece = TypeVar("_Piece")
+_MOST_PIECES = 4096  # of each kind; addresses of callers are without end
+
+
+class _Pieces(dict[_Key, _Piece]):
+    """What was made once, and is made when it is first asked for. What makes it may raise ValueError."""
+
+    def __init__(self, make: Callable[[_Key], _Piece], most: int = _MOST_PIECES) -> None:
+        super().__init__()
+        self._make = make
+        self._most = most
+
+    def __missing__(self, key: _Key) -> _Piece:
+        made = self._make(key)
+        if len(self) >= self._most:
+            self.clear()
+        self[key] = made
+        return made
+
+
+_pack_transaction = struct.Struct("<IBI").pack
+_NAP_NUMBER_TAG, _LABEL_TAG = 0x2D, 0x25  # fields 5 and 4 of SuspensionKey, fixed32
+
+
+def _epoch_piece(word: bytes) -> tuple[int, bytes]:
+    """The number, and the start of an encoded Suspension: of its key all but index, label and nap number."""
+    boot_epoch = int(word)
+    return boot_epoch, struct.pack("<BBBQB", 0x0A, 24, 0x11, boot_epoch, 0x1D)  # fields 1; 2 and 3 within it
+
+
+def _asked_piece(words: tuple[bytes, bytes, bytes]) -> tuple[int, str, float, bytes]:
+    """Nap number, route and delay in seconds, and the same encoded: the end of the key, resume_route, delay."""
+    nap_number, delay_ms, route = int(words[0]), int(words[1]), words[2]
+    if not _ROUTE.match(route):
+        raise DatagramError(f"{route[:80]!r} is no name of a route: expected 1 to 64 of [A-Za-z0-9_.:-]")
+    if not 0 < delay_ms <= _MOST_DELAY_MS:
+        raise DatagramError(f"a delay of {delay_ms} ms: expected 1 to {_MOST_DELAY_MS}")
+    suspension = pb.Suspension(resume_route=route.decode("ascii"))
+    suspension.delay.FromMilliseconds(delay_ms)
+    piece = struct.pack("<BI", _NAP_NUMBER_TAG, nap_number) + suspension.SerializeToString()
+    return nap_number, suspension.resume_route, delay_ms * 1e-3, piece
+
+
+def _source_piece(words: tuple[bytes, bytes]) -> bytes:
+    """Address and port, encoded as in a TransactionState."""
+    return pb.TransactionState(source_ip=words[0].decode("ascii"), source_port=int(words[1])).SerializeToString()
+
+
+def _avp_name_piece(name: bytes) -> bytes:
+    return pb.Avp(name=name.decode("ascii", "replace")).SerializeToString()
+
+
+def _field_start(number: int) -> Callable[[int], bytes]:
+    """Makes the start of an encoded field of bytes, of a string or of a message: tag and size."""
+
+    def start(size: int) -> bytes:
+        written = bytearray([number << 3 | 2])
+        while size >= 0x80:
+            written.append(size & 0x7F | 0x80)
+            size >>= 7
+        written.append(size)
+        return bytes(written)
+
+    return start
+
+
+_RESULTS = {b"200": 200, b"404": 404, b"481": 481}
+_EPOCHS = _Pieces(_epoch_piece, 16)
+_ASKED = _Pieces(_asked_piece)
+_SOURCES = _Pieces(_source_piece)
+_AVP_NAMES = _Pieces(_avp_name_piece)
+_STATE_START = _Pieces(_field_start(5))  # of a Suspension
+_URI_START = _Pieces(_field_start(2))  # of a TransactionState, as the next three
+_HEAD_START = _Pieces(_field_start(12))
+_RAW_REQUEST_START = _Pieces(_field_start(11))
+_AVP_START = _Pieces(_field_start(10))
+_TEXT_START = _Pieces(_field_start(2))  # of an Avp

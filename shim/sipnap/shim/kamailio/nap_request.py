@@ -111,7 +111,7 @@ def continue_request(
     """
     word = STATUS_WORDS.get(status, b"failed")
     if route is None and not error and not values:
-        return _PLAIN % (name, word, name)
+        return _PLAIN % (b"%s.%s" % (name, word), name)
     headers = _route_header(route) if route is not None else b""
     try:
         headers += _values_headers(values)
@@ -121,23 +121,33 @@ def continue_request(
     return _FULL % (name, word, b"full", name, headers + _error_headers(error, error_code))
 
 
-def plain_request(name: bytes) -> bytes:
-    """The request that ends a nap as it was asked for: its status is OK.
+def plain_user(keys: Sequence[Key]) -> bytes:
+    """User part of the request that ends naps as they were asked for: the status of each is OK.
 
     Args:
-        name: From `nap_name`.
+        keys: At least one, all of one boot epoch, and no more than the proxy's script takes.
     """
-    return _PLAIN % (name, b"ok", name)
+    names = [
+        b"%d.%d.%d" % (index, label if label < 2**31 else label - 2**32, nap_number)
+        for _, _, index, label, nap_number in keys
+    ]
+    names[0] += b".%d.ok" % keys[0][1]
+    return b"/".join(names)
 
 
-def batch_request(names: Sequence[bytes]) -> bytes:
-    """The request that ends several naps as they were asked for: the status of each is OK.
+def plain_request(user: bytes) -> bytes:
+    """The request that ends one nap or a batch of them as they were asked for.
 
     Args:
-        names: From `nap_name`, all of one boot epoch; at least two, and no more than the proxy's script takes.
+        user: From `plain_user`.
     """
-    others = b"".join([b"/" + name[: name.rindex(b".")] for name in names[1:]])
-    return _BATCH % (names[0], others, names[0])
+    name, _, others = user.partition(b".ok")
+    return (_BATCH if others else _PLAIN) % (user, name)
+
+
+def user_of(request: bytes) -> bytes:
+    """User part of a request that ends a nap or runs a task: the proxy's answer repeats it."""
+    return request[len(_START) : request.index(b"@")]
 
 
 def task_request(
@@ -231,7 +241,8 @@ def gate_request(number: int, *, is_open: bool | None) -> bytes:
 
 
 _REST = b"Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bK\r\nf:<sip:shim@sipnap>;tag=1\r\nt:<sip:proxy@sipnap>\r\n"
-_PLAIN = b"NAP sip:%s.%s@plain SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n\r\n"
-_BATCH = b"NAP sip:%s.ok%s@batch SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n\r\n"
-_FULL = b"NAP sip:%s.%s@%s SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n%s\r\n"
-_GATE = b"NAP sip:%s.%d@gate SIP/2.0\r\n" + _REST + b"i:gate.%d\r\nCSeq:1 NAP\r\n\r\n"
+_START = b"NAP sip:"
+_PLAIN = _START + b"%s@plain SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n\r\n"
+_BATCH = _START + b"%s@batch SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n\r\n"
+_FULL = _START + b"%s.%s@%s SIP/2.0\r\n" + _REST + b"i:%s\r\nCSeq:1 NAP\r\n%s\r\n"
+_GATE = _START + b"%s.%d@gate SIP/2.0\r\n" + _REST + b"i:gate.%d\r\nCSeq:1 NAP\r\n\r\n"

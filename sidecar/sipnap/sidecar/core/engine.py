@@ -3,20 +3,22 @@
 The edges feed it requests, answers and the passing of time, and carry out what it returns. The order of a suspension's
 life is `reserve`, (the journal commits), `activate`, `pop_due`, (the continue travels), `settle`. The rules about its
 operations are those of `sipnap.sidecar.core.jobs`: they begin with `activate`, and may continue it before its time.
+Most come by the thousand, in a stream that numbers them: for those it is `take_in`, and `settle_applied` in the end.
 """
 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from sipnap.sidecar.core.counters import Counters
 from sipnap.sidecar.core.deadlines import DeadlineWatch
-from sipnap.sidecar.core.front_ends import FrontEnd
+from sipnap.sidecar.core.door import Door
+from sipnap.sidecar.core.due import Due, Told
+from sipnap.sidecar.core.front_ends import FrontEnd, FrontEnds
 from sipnap.sidecar.core.groups import Job, Policy, WorkerGroup
 from sipnap.sidecar.core.jobs import JobBook
+from sipnap.sidecar.core.streams import Round, Stream
 from sipnap.sidecar.core.suspension import (
     LATE,
     CancelOutcome,
@@ -28,7 +30,6 @@ from sipnap.sidecar.core.suspension import (
     Outcome,
     Phase,
     Reason,
-    Refused,
     Request,
     Sleeper,
     Status,
@@ -36,21 +37,8 @@ from sipnap.sidecar.core.suspension import (
 )
 from sipnap.sidecar.core.timers import TimerHeap
 
+_COMMITTING, _PENDING, _CONTINUING, _ENDED = Phase  # names that are looked up fast
 _NO_EPOCH = 0  # no front end has it: in the contract it stands for the present one
-_MOST_KNOWN_ROUTES = 10_000
-_ROUTE = re.compile(r"[A-Za-z0-9_.:-]{1,64}\Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Due:
-    """Whose time has come."""
-
-    continues: list[Held]
-    """To be sent to their front ends."""
-    sleepers: list[Sleeper]
-    """To be woken."""
-    answered: list[Held]
-    """To be sent to their front ends as well, before their time: the last attempt of their operations has timed out."""
 
 
 class Engine:
@@ -73,11 +61,11 @@ class Engine:
         """
         self.limits = limits
         self.counters = Counters()
-        self.front_ends: dict[str, FrontEnd] = {}
+        self.front_ends = FrontEnds(clock, limits, self.counters.refusal)
         self.draining = False
         self.journal_error = ""
         """Why the journal takes nothing at present; empty: it does."""
-        self.timers: TimerHeap[Held | Sleeper | Job | DeadlineWatch] = TimerHeap()
+        self.timers: TimerHeap[Held | Round | Sleeper | Job | DeadlineWatch] = TimerHeap()
         self.jobs = JobBook(
             clock,
             self.timers,
@@ -92,23 +80,24 @@ class Engine:
         self._refusal = self.counters.refusal
         self._clock = clock
         self._last_sequence = 0
-        self._routes: dict[str, str] = {}
-        self._deadlines = DeadlineWatch(clock, self.timers)
+        self._door = Door(limits, self._refusal)
+        self._deadlines = DeadlineWatch(self.front_ends, self.timers)
         self._ended: list[Held] = []
 
     # Front ends
 
-    def attach(self, front_end_id: str, boot_epoch: int) -> FrontEnd:
+    def attach(self, front_end_id: str, boot_epoch: int, ahead_seconds: float = 0.0) -> FrontEnd:
         """A front end has said Hello. What it held in an earlier life is gone (its transactions died with it).
 
-        The caller sends again what is in `FrontEnd.continuing`, marked by `mark_sent`.
+        The caller sends again what is in `FrontEnd.continuing`, in full, marked by `mark_sent`. With `ahead_seconds`
+        the stream that begins numbers its naps, and takes those numbers so long before their time.
 
         Raises:
             Refused: There are too many front ends.
         """
         front_end = self.front_ends.get(front_end_id)
         if front_end is None:
-            front_end = self._make_front_end(front_end_id, boot_epoch)
+            front_end = self.front_ends.make(front_end_id, boot_epoch)
         elif front_end.boot_epoch != boot_epoch:
             front_end.begin_life(boot_epoch)
             for held in list(front_end.held.values()):
@@ -116,6 +105,7 @@ class Engine:
                     self.counters.outcomes[Outcome.GONE] += 1
                     self._end(held)
         front_end.connected = True
+        front_end.stream = Stream(front_end, ahead_seconds, self.timers) if ahead_seconds > 0 else None
         return front_end
 
     def detach(self, front_end: FrontEnd) -> None:
@@ -129,7 +119,7 @@ class Engine:
         Raises:
             Refused: There are too many front ends.
         """
-        front_end = self._make_front_end(front_end_id, _NO_EPOCH)
+        front_end = self.front_ends.make(front_end_id, _NO_EPOCH)
         front_end.gone_since_seconds = float("-inf")
         return front_end
 
@@ -137,7 +127,7 @@ class Engine:
         """Another sidecar holds it now: forget everything of it. Nothing fires, nothing counts as ended."""
         for held in front_end.held.values():
             held.phase = Phase.ENDED
-            self.timers.disarm(held)
+            self._unarm(held)
             if held.work is not None:
                 self.jobs.abandon(held.work)
         front_end.committing = 0
@@ -146,34 +136,6 @@ class Engine:
         front_end.connected = False
         if self.front_ends.get(front_end.front_end_id) is front_end:
             del self.front_ends[front_end.front_end_id]
-
-    def front_end_for(self, front_end_id: str) -> FrontEnd:
-        """The front end that a unary call names.
-
-        Raises:
-            Refused: It has no session, nor had one lately: nobody would ever resume its transactions.
-        """
-        front_end = self.front_ends.get(front_end_id)
-        if front_end is not None and (
-            front_end.connected or self._clock() - front_end.gone_since_seconds < self.limits.linger_seconds
-        ):
-            return front_end
-        raise self._refusal(
-            Reason.FRONT_END_UNKNOWN, f"front end {front_end_id[:160]!r} has no session with this sidecar"
-        )
-
-    def _make_front_end(self, front_end_id: str, boot_epoch: int) -> FrontEnd:
-        if len(self.front_ends) >= self.limits.max_front_ends:
-            self._forget_idle_front_ends()
-        if len(self.front_ends) >= self.limits.max_front_ends:
-            raise Refused(Reason.FULL, f"the sidecar serves {self.limits.max_front_ends} front ends already")
-        front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, boot_epoch)
-        return front_end
-
-    def _forget_idle_front_ends(self) -> None:
-        for name, front_end in list(self.front_ends.items()):
-            if not front_end.connected and not front_end.held:
-                del self.front_ends[name]
 
     def restore(
         self,
@@ -199,17 +161,15 @@ class Engine:
             # Of no known life until its Hello; only then is it known which of these are over.
             front_end = self.front_ends[front_end_id] = FrontEnd(front_end_id, _NO_EPOCH)
             front_end.gone_since_seconds = float("-inf")
-        request = Request(key, route, due_seconds - accepted_seconds, None, payload, operations)
         if sequence is None:
             sequence = self._next_sequence()
         elif sequence > self._last_sequence:
             self._last_sequence = sequence
-        linger_seconds = self.limits.linger_seconds
-        held = Held(front_end, request, sequence, accepted_seconds, linger_seconds)
-        held.due_seconds = due_seconds
-        held.linger_seconds = max(deadline_seconds, self._clock() + linger_seconds) - due_seconds
+        now = self._clock()
+        linger_seconds = max(deadline_seconds, now + self.limits.linger_seconds) - due_seconds
+        held = Held(front_end, key.pack(), route, payload, sequence, due_seconds, linger_seconds)
         held.phase = Phase.PENDING
-        late_seconds = self._clock() - due_seconds
+        late_seconds = now - due_seconds
         policy = late_policy() if late_seconds > 0 else LatePolicy.FIRE
         if policy is LatePolicy.DROP:
             self.counters.dropped += 1
@@ -225,7 +185,7 @@ class Engine:
             if late_seconds <= 0:
                 self.jobs.queue(held.jobs)
         front_end.held[held.packed_key] = held
-        self._begin_pending(held)
+        self.timers.arm(held, due_seconds, sequence)
 
     # Suspensions
 
@@ -239,63 +199,66 @@ class Engine:
             Refused: It is not accepted.
         """
         key, route, delay_seconds, deadline_seconds, payload, operations = request
-        held = front_end.held.get(key.pack())
+        return self.take_in(
+            front_end, key.pack(), route, delay_seconds, deadline_seconds, payload, operations, self._clock()
+        )
+
+    def take_in(
+        self,
+        front_end: FrontEnd,
+        packed_key: bytes,
+        route: str,
+        delay_seconds: float,
+        deadline_seconds: float | None,
+        payload: bytes,
+        operations: tuple[OperationRequest, ...],
+        now_seconds: float,
+        stream: Stream | None = None,
+    ) -> tuple[Held, bool]:
+        """`reserve` for thousands a second: what a request has, when it came, and in which stream it has a number."""
+        held = front_end.held.get(packed_key)
         if held is not None:
             return held, False
-        limits = self.limits
         if self.draining:
             raise self._refusal(Reason.DRAINING, "the sidecar is shutting down")
         if self.journal_error:
             raise self._refusal(Reason.JOURNAL_UNAVAILABLE, self.journal_error)
-        if route not in self._routes:
-            if not _ROUTE.match(route):
-                raise self._refusal(Reason.INVALID, f"resume_route {route[:80]!r} is not 1 to 64 of [A-Za-z0-9_.:-]")
-            if len(self._routes) < _MOST_KNOWN_ROUTES:
-                self._routes[route] = route
-        if key[0] != front_end.boot_epoch:
-            raise self._refusal(
-                Reason.STALE_EPOCH,
-                f"boot epoch {key.boot_epoch} is not the front end's present one, {front_end.boot_epoch}",
-            )
-        if len(front_end.held) >= limits.max_pending:
-            raise self._refusal(Reason.FULL, f"{limits.max_pending} suspensions are held already (--max-pending)")
-        if len(payload) > limits.max_entry_bytes:
-            raise self._refusal(
-                Reason.TOO_LARGE, f"{len(payload)} bytes, more than {limits.max_entry_bytes} (--max-entry-bytes)"
-            )
-        if not 0 < delay_seconds <= limits.max_delay_seconds:
-            self._check_delay(delay_seconds)
-        if deadline_seconds is not None and not delay_seconds < deadline_seconds < 1e9:
-            raise self._refusal(
-                Reason.DELAY_OUT_OF_RANGE,
-                f"deadline of {deadline_seconds:g} s is not after the delay of {delay_seconds:g} s",
-            )
+        route = self._door.judge(front_end, packed_key, route, delay_seconds, deadline_seconds, len(payload))
         work = self.jobs.judge(operations) if operations else None
-        self._last_sequence += 1
-        held = Held(front_end, request, self._last_sequence, self._clock(), limits.linger_seconds)
-        held.route = self._routes.get(route, route)  # one string for all of them
+        linger_seconds = self.limits.linger_seconds if deadline_seconds is None else deadline_seconds - delay_seconds
+        self._last_sequence = sequence = self._last_sequence + 1
+        due_seconds = now_seconds + delay_seconds
+        held = Held(front_end, packed_key, route, payload, sequence, due_seconds, linger_seconds, stream)
         if work is not None:
             self.jobs.give(held, work, delay_seconds)
-        front_end.held[held.packed_key] = held
+        front_end.held[packed_key] = held
         front_end.committing += 1
         return held, True
 
     def activate(self, batch: Iterable[Held]) -> None:
         """The journal has them: they are accepted, their time runs, their operations are queued."""
+        accepted = 0
+        arm = self.timers.arm
         for held in batch:
-            if held.phase is not Phase.COMMITTING:  # cancelled during the commit
+            if held.phase is not _COMMITTING:  # cancelled during the commit
                 continue
             front_end = held.front_end
             front_end.committing -= 1
-            self.counters.accepted += 1
-            held.phase = Phase.PENDING
-            if held.packed_key[:8] != front_end.packed_epoch:  # the front end was restarted during the commit
+            accepted += 1
+            held.phase = _PENDING
+            stream = held.stream
+            if stream is not None and stream is front_end.stream:
+                stream.add(held)
+            elif held.packed_key.startswith(front_end.packed_epoch):
+                held.stream = None  # if it had one, that is over
+                arm(held, held.due_seconds, held.sequence)
+            else:  # the front end was restarted during the commit
                 self.counters.outcomes[Outcome.GONE] += 1
                 self._end(held)
                 continue
-            self._begin_pending(held)
             if held.work is not None:
                 self.jobs.queue(held.work.jobs)
+        self.counters.accepted += accepted
 
     def abandon(self, batch: Iterable[Held]) -> None:
         """The journal could not take them: they were never accepted."""
@@ -324,16 +287,29 @@ class Engine:
 
     def settle(self, front_end: FrontEnd, key: NapKey, outcome: Outcome) -> Held | None:
         """The front end has answered for a continue. None: nobody asked, a repetition."""
-        held = front_end.continuing.get(key.pack())
-        if held is not None:
-            self.settle_held(held, outcome)
+        held = front_end.held.get(key.pack())
+        if held is None or held.phase is not Phase.CONTINUING:
+            return None
+        self.counters.outcomes[outcome] += 1
+        self._end(held)
         return held
 
-    def settle_held(self, held: Held, outcome: Outcome) -> None:
-        """`settle` for who has the suspension at hand; it may have ended since."""
-        if held.phase is Phase.CONTINUING:
-            self.counters.outcomes[outcome] += 1
-            self._end(held)
+    def settle_applied(self, front_end: FrontEnd, stream: Stream | None, sequences: Iterable[int]) -> None:
+        """What a stream has applied, by its numbers: unknown ones, and those that are over, change nothing."""
+        if stream is None:
+            return
+        continuing, by_key, ended = front_end.continuing, front_end.held, self._ended
+        before = len(ended)
+        for sequence in sequences:
+            held = continuing.get(sequence)
+            if held is not None and held.stream is stream:  # so it is a plain nap
+                del continuing[sequence]
+                del by_key[held.packed_key]
+                held.phase = _ENDED
+                if held.timer_sequence:
+                    self.timers.disarm(held)
+                ended.append(held)
+        self.counters.outcomes[Outcome.APPLIED] += len(ended) - before
 
     def mark_sent(self, held: Held) -> int:
         """Its continue is about to be sent; returns which attempt it is, from 1."""
@@ -362,7 +338,7 @@ class Engine:
             raise self._refusal(Reason.DRAINING, "the sidecar is shutting down")
         if self.sleepers >= self.limits.max_pending:
             raise self._refusal(Reason.FULL, f"{self.limits.max_pending} callers sleep already (--max-pending)")
-        self._check_delay(seconds)
+        self._door.judge_delay(seconds)
         now = self._clock()
         sleeper = Sleeper(waiter, now, now + seconds)
         self.sleepers += 1
@@ -380,25 +356,24 @@ class Engine:
     def pop_due(self, most: int) -> Due:
         """Carry on to the present, for at most so many timers.
 
-        Never early: a timer counts when its time has passed; only a front end that waits itself gets its continues
-        ahead of their time.
+        Never early: a timer counts when its time has passed; only a stream that numbers its naps, and waits itself, is
+        told of them ahead of their time.
         """
         now = self._clock()
-        due = Due([], [], [])
+        due = Due([], [], [], [])
+        continues = due.continues
         for item in self.timers.pop_due(now, most):
-            if isinstance(item, Held):
-                if item.phase is Phase.CONTINUING:
-                    if item.deadline_seconds > now:  # its last job timed out in this very turn, before its own time
-                        continue
+            if isinstance(item, Round):
+                most -= self._begin_round(item, max(most, 0), due)
+            elif isinstance(item, Held):
+                if item.phase is _CONTINUING and item.deadline_seconds <= now:
                     self._lose(item)
-                    continue
-                if item.due_seconds > now + item.front_end.ahead_seconds:
-                    self._begin_pending(item)  # its front end has another session since, and that one does not wait
-                    continue
-                if item.work is not None and item.work.jobs:
-                    self.jobs.time_out(item.work)
-                self._begin_continuing(item)
-                due.continues.append(item)
+                elif item.phase is _PENDING:  # else it has ended in this very turn, or been continued before its time
+                    if item.work is not None and item.work.jobs:
+                        self.jobs.time_out(item.work)
+                    item.phase = _CONTINUING
+                    item.front_end.continuing[item.sequence] = item
+                    continues.append(item)
             elif isinstance(item, Sleeper):
                 self.sleepers -= 1
                 self.counters.slept += 1
@@ -410,6 +385,10 @@ class Engine:
                 answered = self.jobs.expire(item, now)
                 if answered is not None:
                     due.answered.append(answered)
+        if continues:
+            self._deadlines.add(continues, now)
+        for told in due.told:
+            self._deadlines.add(told.naps.values(), now)
         return due
 
     # Looking
@@ -455,25 +434,33 @@ class Engine:
 
     # Within
 
-    def _check_delay(self, seconds: float) -> None:
-        if not 0 < seconds <= self.limits.max_delay_seconds:
-            raise self._refusal(
-                Reason.DELAY_OUT_OF_RANGE,
-                f"{seconds:g} s is not more than 0 and at most {self.limits.max_delay_seconds:g} s (--max-seconds)",
-            )
+    def _begin_round(self, round_: Round, most: int, due: Due) -> int:
+        """It is time to tell a stream of its naps; if it is the present one no more, they wait for their own time.
 
-    def _begin_pending(self, held: Held) -> None:
-        ahead_seconds = held.front_end.ahead_seconds if held.work is None else 0.0
-        self.timers.arm(held, held.due_seconds - ahead_seconds, held.sequence)
-
-    def _begin_continuing(self, held: Held) -> None:
-        held.phase = Phase.CONTINUING
-        held.front_end.continuing[held.packed_key] = held
-        self._deadlines.add(held)
+        Returns:
+            How many naps that were; at most so many, the rest have their turn at the next look.
+        """
+        stream, front_end = round_.stream, round_.stream.front_end
+        naps = stream.take(round_, most)
+        if stream is not front_end.stream:
+            for held in naps.values():
+                held.stream = None
+                self.timers.arm(held, held.due_seconds, held.sequence)
+            return len(naps)
+        attempt = int(front_end.connected)
+        for held in naps.values():
+            held.phase = _CONTINUING
+            held.attempt = attempt
+        front_end.continuing.update(naps)
+        if naps:
+            due.told.append(Told(front_end, naps, stream.earliest_seconds(round_)))
+        return len(naps)
 
     def _begin_continuing_early(self, held: Held) -> None:
         self.timers.disarm(held)
-        self._begin_continuing(held)
+        held.phase = Phase.CONTINUING
+        held.front_end.continuing[held.sequence] = held
+        self._deadlines.add([held], self._clock())
 
     def _lose(self, held: Held) -> None:
         self.counters.lost += 1
@@ -482,12 +469,17 @@ class Engine:
     def _end(self, held: Held) -> None:
         held.front_end.committing -= held.phase is Phase.COMMITTING
         held.phase = Phase.ENDED
-        self.timers.disarm(held)
+        self._unarm(held)
         if held.work is not None:
             self.jobs.abandon(held.work)
-        held.front_end.continuing.pop(held.packed_key, None)
+        held.front_end.continuing.pop(held.sequence, None)
         del held.front_end.held[held.packed_key]
         self._ended.append(held)
+
+    def _unarm(self, held: Held) -> None:
+        self.timers.disarm(held)
+        if held.stream is not None:
+            held.stream.remove(held)
 
     def _next_sequence(self) -> int:
         self._last_sequence += 1

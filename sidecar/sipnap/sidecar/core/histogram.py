@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 
@@ -17,7 +18,14 @@ class Histogram:
     sum_seconds: float = 0.0
     """All of them together."""
 
-    def observe(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(self.bounds_seconds, seconds)] += 1
-        self.sum_seconds += seconds
+    def observe_all(self, durations: Collection[float]) -> None:
+        """Count several; what is not above 0 counts as 0."""
+        above = [seconds for seconds in durations if seconds > 0.0]
+        self.observe(0.0, len(durations) - len(above))
+        for seconds in above:
+            self.observe(seconds)
+
+    def observe(self, seconds: float, count: int = 1) -> None:
+        """Count one, or several that took the same time."""
+        self.counts[bisect_left(self.bounds_seconds, seconds)] += count
+        self.sum_seconds += seconds * count

@@ -12,12 +12,15 @@ from sipnap.sidecar.core.groups import TIMEOUT, Job, JobResult
 
 if TYPE_CHECKING:
     from sipnap.sidecar.core.front_ends import FrontEnd
+    from sipnap.sidecar.core.streams import Stream
 
 LATE = "late"
 """Error code of what fell due while no sidecar was there (`LatePolicy.FAIL`)."""
 
 
 _KEY = struct.Struct(">QIII")
+pack_key = _KEY.pack
+"""`NapKey.pack` for who has the four numbers and needs no tuple."""
 
 
 class NapKey(NamedTuple):
@@ -197,22 +200,31 @@ class Held:
 
     __slots__ = (
         "attempt", "due_seconds", "front_end", "linger_seconds", "packed_key", "payload", "phase", "route", "sequence",
-        "timer_sequence", "work",
+        "stream", "timer_sequence", "work",
     )  # fmt: skip
 
     def __init__(
-        self, front_end: FrontEnd, request: Request, sequence: int, now_seconds: float, linger_seconds: float
+        self,
+        front_end: FrontEnd,
+        packed_key: bytes,
+        route: str,
+        payload: bytes,
+        sequence: int,
+        due_seconds: float,
+        linger_seconds: float,
+        stream: Stream | None = None,
     ) -> None:
-        key, route, delay_seconds, deadline_seconds, payload, _ = request
         self.front_end = front_end
-        self.packed_key = _KEY.pack(*key)
+        self.packed_key = packed_key
         self.route = route
         self.payload = payload
         self.sequence = sequence
         """Order of acceptance, unique in a journal."""
-        self.due_seconds = now_seconds + delay_seconds
-        self.linger_seconds = linger_seconds if deadline_seconds is None else deadline_seconds - delay_seconds
+        self.due_seconds = due_seconds
+        self.linger_seconds = linger_seconds
         """How long after its due time nobody waits any more; mostly the sidecar's own, so one number for all."""
+        self.stream = stream
+        """The stream of its front end in which `sequence` names it; None: it has none, and is continued in full."""
         self.phase = Phase.COMMITTING
         self.attempt = 0
         self.work: Work | None = None

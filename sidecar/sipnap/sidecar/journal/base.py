@@ -114,7 +114,7 @@ class Journal(Protocol):
         return
 
     def recover(self) -> AsyncIterator[Sequence[Entry]]:
-        """All that is kept, in batches, in order of sequence. Asked for once, before the first commit.
+        """All that is kept, in batches, in no certain order. Asked for once, before the first commit.
 
         Raises:
             JournalError: It cannot be opened or read; the sidecar must not start.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from sipnap.sidecar.core.suspension import Held, NapKey
 from sipnap.sidecar.journal.base import Entry, JournalError
@@ -13,6 +14,7 @@ PACKING_VERSION = 1
 _KEY_BYTES = 20
 _NAME_SIZES = [bytes((size,)) for size in range(129)]  # a front end's id has at most 128 characters, all ASCII
 _HEAD = struct.Struct(">BQqqqHHH")
+_KEY_AND_HEAD = struct.Struct(">20sBQqqqHHH")
 
 
 def pack(held: Held, offset_ns: int, accepted_ns: int) -> bytes:
@@ -54,6 +56,43 @@ def pack_fields(
 def pack_whole(front_end_id: str, packed_key: bytes, packed: bytes) -> bytes:
     """All of a suspension; `packed` from `pack`."""
     return b"".join((_NAME_SIZES[len(front_end_id)], front_end_id.encode("ascii"), packed_key, packed))
+
+
+def pack_all(added: Sequence[Held], offset_ns: int, accepted_ns: int) -> tuple[list[int], bytes]:
+    """`pack_whole` of `pack` of each: their sizes, and all of them in one.
+
+    This is done for every nap: so all at once, what is alike is done once, and each payload is copied once.
+    """
+    pack_plain = _KEY_AND_HEAD.pack
+    front_end = route = linger_seconds = None
+    owner = encoded_route = b""
+    linger_ns = 0
+    sizes: list[int] = []
+    parts: list[bytes] = []
+    for held in added:
+        if held.front_end is not front_end:
+            front_end = held.front_end
+            owner = pack_whole(front_end.front_end_id, b"", b"")
+        work, payload = held.work, held.payload
+        if work is not None and work.names:
+            packed = pack(held, offset_ns, accepted_ns)
+            parts += (owner, held.packed_key, packed)
+            sizes.append(len(owner) + _KEY_BYTES + len(packed))
+            continue
+        if held.route is not route:
+            route = held.route
+            encoded_route = route.encode()
+        if held.linger_seconds != linger_seconds:
+            linger_seconds = held.linger_seconds
+            linger_ns = int(linger_seconds * 1e9)
+        due_ns = int(held.due_seconds * 1e9) + offset_ns
+        head = pack_plain(
+            held.packed_key, PACKING_VERSION, held.sequence, accepted_ns, due_ns, due_ns + linger_ns,
+            len(encoded_route), 0, 0,
+        )  # fmt: skip
+        parts += (owner, head, encoded_route, payload)
+        sizes.append(len(owner) + len(head) + len(encoded_route) + len(payload))
+    return sizes, b"".join(parts)
 
 
 def unpack_whole(packed: bytes) -> Entry:

@@ -1,44 +1,41 @@
-"""The SQLite journal: one file, write-ahead log, one writer thread, one transaction for each batch.
+"""The SQLite journal: one file, write-ahead log, one writer thread, one transaction and one row for each commit.
 
 The standard library's sqlite3 does it: the file format is documented and kept stable, and the commit is the fsync that
 the promise needs. The file is locked for one sidecar.
+
+A row has what a commit added, and the sequences of what it ended, in whatever row that was added. Rows are deleted from
+the oldest on, once all in them has ended (`sipnap.sidecar.journal.batches`). A row for each nap would cost this thread
+twice as much, and the event loop more waits for the interpreter's lock, which each statement gives up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from sipnap.sidecar.core.suspension import Held, NapKey
+from sipnap.sidecar.core.suspension import Held
+from sipnap.sidecar.journal import sqlite_rows as rows
 from sipnap.sidecar.journal.base import Durability, Entry, Journal, JournalError, wall_offset_ns
-from sipnap.sidecar.journal.packing import pack, pack_fields, pack_whole, unpack_whole
+from sipnap.sidecar.journal.batches import Batch, Batches
+from sipnap.sidecar.journal.packing import pack_all, unpack_whole
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = rows.SCHEMA_VERSION
 """What this module writes (``PRAGMA user_version``); an older file is brought up to it, a newer one is refused."""
 
 _APPLICATION_ID = 0x534E4150  # "SNAP": says what the file is to whoever finds it (`file`, SQLite's magic list)
-_ENTRIES_PER_BATCH = 5000
-_CREATE = (
-    "CREATE TABLE nap (sequence INTEGER PRIMARY KEY, packed BLOB NOT NULL) STRICT",
-    "CREATE TABLE IF NOT EXISTS probe (checked_ns INTEGER NOT NULL) STRICT",
-    "INSERT INTO probe SELECT 0 WHERE NOT EXISTS (SELECT * FROM probe)",
-)
-_INSERT = "INSERT INTO nap VALUES (?, ?)"
-# Many rows to a statement: the interpreter's lock is given up for each statement, and to get it back from a busy loop
-# can take longer than all the rest. These sizes, so that few different statements have to be prepared.
-_ROWS_PER_INSERT = (64, 16, 4, 1)
-_DELETE = "DELETE FROM nap WHERE sequence IN (SELECT value FROM json_each(?))"
-_PROBE = "UPDATE probe SET checked_ns = checked_ns + 1"
-_SELECT = "SELECT sequence, packed FROM nap WHERE sequence > ? ORDER BY sequence LIMIT ?"
+_PAGE_BYTES = 16384  # of a new file: under load a commit is some 100 KB, and each page costs two writes
+_LOG_BYTES = 16 * 1024 * 1024  # when the write-ahead log is folded into the file
+_NAPS_PER_READ = 5000
+_NUMBERS_PER_DELETE = 8
+_MOST_REWRITTEN_PER_COMMIT = 4
 
 _Result = TypeVar("_Result")
 
@@ -60,29 +57,28 @@ class SqliteJournal(Journal):
         self.durability = Durability.DISK if sync_each_commit else Durability.PROCESS
         self._connection: sqlite3.Connection | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sipnap journal")
+        # Of the open file, for the thread:
+        self._batches = Batches()
+        self._first_number = 1  # none in the file is lower
+        self._next_number = 1
+        self._doubtful: list[int] = []  # what a failed commit added, if it did
 
     async def recover(self) -> AsyncIterator[Sequence[Entry]]:
         """Open the file, and read what it keeps."""
         await self._run(self._open)
-        reading = asyncio.create_task(self._run(lambda: self._read(0)))
-        while batch := await reading:
-            last_sequence = batch[-1][0]
-            reading = asyncio.create_task(self._run(partial(self._read, last_sequence)))  # while this batch is restored
-            yield [unpack_whole(packed) for _, packed in batch]
+        groups = _groups(list(self._batches))
+        reading = asyncio.create_task(self._run(partial(self._read, next(groups))))
+        while packed := await reading:
+            reading = asyncio.create_task(self._run(partial(self._read, next(groups, ()))))  # while these are restored
+            yield [unpack_whole(one) for one in packed]
 
     async def commit(self, added: Sequence[Held], ended: Sequence[Held]) -> None:
         """Write one transaction and sync it."""
         offset_ns = wall_offset_ns()
         accepted_ns = time.monotonic_ns() + offset_ns
-        rows = [
-            (
-                held.sequence,
-                pack_whole(held.front_end.front_end_id, held.packed_key, pack(held, offset_ns, accepted_ns)),
-            )
-            for held in added
-        ]
+        naps = rows.Naps([held.sequence for held in added], *pack_all(added, offset_ns, accepted_ns))
         sequences = [held.sequence for held in ended]
-        await self._run(lambda: self._write(rows, sequences))
+        await self._run(lambda: self._write(naps, sequences))
 
     async def close(self) -> None:
         """Close the file; the write-ahead log is folded into it."""
@@ -105,10 +101,13 @@ class SqliteJournal(Journal):
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")  # of no effect once there are pages
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {'FULL' if self.durability is Durability.DISK else 'NORMAL'}")
-            connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages; fewer, larger folds of the log
+            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_BYTES // page_bytes}")
             self._migrate(connection)
+            self._load(connection)
         except BaseException:
             connection.close()
             raise
@@ -126,32 +125,67 @@ class SqliteJournal(Journal):
                 f"{SCHEMA_VERSION}); run that version, or give another path"
             )
         if version < SCHEMA_VERSION:
-            for statement in _CREATE:
-                connection.execute(statement)
-            if version == 1:
-                _convert_from_1(connection)
+            rows.create(connection, version)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
         connection.execute("COMMIT")
 
-    def _read(self, last_sequence: int) -> list[tuple[int, bytes]]:
-        return self._opened().execute(_SELECT, (last_sequence, _ENTRIES_PER_BATCH)).fetchall()
+    def _load(self, connection: sqlite3.Connection) -> None:
+        self._batches = Batches()
+        self._first_number = self._next_number = 1
+        for summary in rows.summaries(connection):
+            self._next_number = max(self._next_number, summary.number + 1)
+            self._first_number = summary.number
+            self._batches.load(*summary)
+        self._batches.end(())
 
-    def _write(self, rows: list[tuple[int, bytes]], sequences: list[int]) -> None:
+    def _read(self, group: Sequence[Batch]) -> list[bytes]:
+        connection = self._opened()
+        naps = [rows.read(connection, batch.number, set(batch.sequences)) for batch in group]
+        return [packed for some in naps for packed in some.each()]
+
+    def _write(self, naps: rows.Naps, ended: list[int]) -> None:
         connection = self._opened()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            if rows:
-                _insert(connection, rows)
-            if sequences:
-                connection.execute(_DELETE, (str(sequences),))
-            if not rows and not sequences:
-                connection.execute(_PROBE)
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            # After a failed write nobody knows what state the connection is in: roll back by closing it.
+            ended += self._doubtful
+            if naps.sequences or ended:
+                self._append(connection, naps, ended)
+            else:
+                rows.probe(connection)
+            self._doubtful = []
+        except BaseException:
+            # After a failed write nobody knows what the file has got of it: it is read again.
             self._close()
+            self._doubtful += naps.sequences
             raise
+
+    def _append(self, connection: sqlite3.Connection, naps: rows.Naps, ended: list[int]) -> None:
+        batches = self._batches
+        batches.end(ended)
+        rewritten: list[rows.Naps] = []
+        while len(rewritten) < _MOST_REWRITTEN_PER_COMMIT and (oldest := batches.take_oldest()) is not None:
+            rewritten.append(rows.read(connection, *oldest))
+        parts = [part for some in (rows.Naps.joined(rewritten), naps) for part in some.parts()]
+        first_kept = batches.oldest_number or self._next_number
+        deletes = bool(rewritten) or first_kept - self._first_number >= _NUMBERS_PER_DELETE
+        is_one_statement = len(parts) <= 1 and not deletes
+        if not is_one_statement:
+            connection.execute("BEGIN IMMEDIATE")
+        for part in parts[:-1]:
+            self._add(connection, part, ())
+        self._add(connection, parts[-1] if parts else rows.NO_NAPS, ended)
+        if deletes:
+            rows.delete(connection, first_kept)
+            self._first_number = first_kept
+        if not is_one_statement:
+            connection.execute("COMMIT")
+
+    def _add(self, connection: sqlite3.Connection, naps: rows.Naps, ended: Sequence[int]) -> None:
+        number = self._next_number
+        self._next_number += 1
+        rows.insert(connection, number, naps, ended)
+        if naps.sequences:
+            self._batches.add(number, naps.sequences, len(naps.packed))
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -187,21 +221,14 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
 
 
-def _convert_from_1(connection: sqlite3.Connection) -> None:
-    """Version 1 had a column for each field of an entry; its boot epochs were signed."""
-    for sequence, front_end_id, *key, route, accepted, due, deadline, operation, group, payload in connection.execute(
-        "SELECT * FROM suspension"
-    ).fetchall():
-        packed = pack_fields(sequence, route, accepted, due, deadline, operation, group, payload)
-        nap_key = NapKey(key[0] % 2**64, *key[1:])
-        connection.execute(_INSERT, (sequence, pack_whole(front_end_id, nap_key.pack(), packed)))
-    connection.execute("DROP TABLE suspension")
-
-
-def _insert(connection: sqlite3.Connection, rows: list[tuple[int, bytes]]) -> None:
-    start = 0
-    for size in _ROWS_PER_INSERT:
-        while len(rows) - start >= size:
-            values = itertools.chain.from_iterable(rows[start : start + size])
-            connection.execute(_INSERT + ", (?, ?)" * (size - 1), tuple(values))
-            start += size
+def _groups(batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
+    """As many at a time as are to be restored at once; the last group may be empty."""
+    group: list[Batch] = []
+    naps = 0
+    for batch in batches:
+        group.append(batch)
+        naps += len(batch.sequences)
+        if naps >= _NAPS_PER_READ:
+            yield group
+            group, naps = [], 0
+    yield group

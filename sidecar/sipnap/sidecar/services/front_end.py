@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,12 +14,13 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from sipnap.client.frames import SESSION_METHOD, SessionFrame
-from sipnap.client.gather import GATHER_SECONDS, Gatherer
+from sipnap.client.gather import Gatherer
 from sipnap.client.keys import fill_key, is_front_end_id
 from sipnap.client.outstanding import seconds_of, set_duration
 from sipnap.client.session import PROTOCOL_VERSION
 from sipnap.sidecar.core.front_ends import FrontEnd
-from sipnap.sidecar.core.suspension import Held, NapKey, Outcome, Phase, Reason, Refused
+from sipnap.sidecar.core.streams import Stream
+from sipnap.sidecar.core.suspension import Held, NapKey, Outcome, Phase, Reason, Refused, pack_key
 from sipnap.sidecar.dispatcher import Dispatcher
 from sipnap.sidecar.journal.base import JournalError
 from sipnap.sidecar.services.translate import (
@@ -31,14 +33,14 @@ from sipnap.sidecar.services.translate import (
     continue_message,
     nap_key,
     refuse,
-    request_from,
 )
+from sipnap.sidecar.workers.base import operations_of
 from sipnap.v1 import front_end_service_pb2 as wire
 from sipnap.v1 import suspension_pb2 as pb
 
 _MOST_CONTINUES_PER_MESSAGE = 512
 _MOST_AHEAD_SECONDS = 1.0
-_MANY_SENT = 10_000
+_MOST_NUMBERS_PER_MESSAGE = 4096
 _MOST_RESULT_BYTES_PER_MESSAGE = 1024 * 1024  # far below `MAX_MESSAGE_BYTES`, over which gRPC ends the stream
 
 _ENDS_OF_STREAMS = (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError)
@@ -68,19 +70,19 @@ class FrontEndServicer:
         """Serve one stream until either side ends it."""
         hello = await self._read_hello(requests, context)
         ahead_seconds = min(max(seconds_of(hello.ahead), 0.0), _MOST_AHEAD_SECONDS)
-        session = _Session(self._dispatcher, context, ahead_seconds)
+        session = _Session(self._dispatcher, context)
         try:
             front_end = await self._dispatcher.attach(hello.front_end_id, hello.boot_epoch, session, ahead_seconds)
         except Refused as refused:
             await refuse(context, refused)
         except JournalError as error:
             await refuse(context, Refused(Reason.JOURNAL_UNAVAILABLE, str(error)))
-        session.welcome(self._instance_id)
+        session.begin(front_end, self._instance_id)
         log.info(
             "front end connected front_end=%s boot_epoch=%d held=%d peer=%s",
             hello.front_end_id, hello.boot_epoch, len(front_end.held), context.peer(),
         )  # fmt: skip
-        reader = asyncio.create_task(session.read(requests, front_end), name=f"{hello.front_end_id} reader")
+        reader = asyncio.create_task(session.read(requests), name=f"{hello.front_end_id} reader")
         writer = asyncio.create_task(session.write(), name=f"{hello.front_end_id} writer")
         try:
             ends: set[asyncio.Future[Any]] = {reader, writer, session.superseded}
@@ -122,24 +124,24 @@ class FrontEndServicer:
 class _Session:
     """One open stream: what waits to be written, and how what is read is carried out."""
 
-    def __init__(self, dispatcher: Dispatcher, context: Context, ahead_seconds: float) -> None:
+    def __init__(self, dispatcher: Dispatcher, context: Context) -> None:
         self._dispatcher = dispatcher
         self._context = context
-        # What is handed out ahead of its time has time to gather.
-        self._gatherer = Gatherer(max(GATHER_SECONDS, ahead_seconds / 2))
-        self._ahead_seconds = ahead_seconds
+        self._gatherer = Gatherer()
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
         self._response = wire.SessionResponse()
+        self._stream: Stream | None = None
+        self._due: list[int] = []
         self._continues: list[Held] = []
-        self._sent: dict[int, Held] = {}
-        self._continue_number = 0
         self.superseded: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     # What the dispatcher and the servicer ask for
 
-    def welcome(self, instance_id: str) -> None:
-        """Have the Welcome and the credits written first."""
+    def begin(self, front_end: FrontEnd, instance_id: str) -> None:
+        """It serves this front end from now on. Have the Welcome and the credits written first."""
+        self._front_end = front_end
+        self._stream = front_end.stream
         limits = self._dispatcher.engine.limits
         self._welcome = wire.Welcome(
             protocol_version=PROTOCOL_VERSION,
@@ -153,17 +155,20 @@ class _Session:
         if engine.draining:
             self.go_away("the sidecar is shutting down")
 
-    def send_continue(self, held: Held) -> None:
+    def send_due(self, numbers: Sequence[int]) -> None:
         """See `sipnap.sidecar.dispatcher.Connection`."""
-        lead_seconds = held.due_seconds - self._clock() if held.work is None else 0.0
-        if lead_seconds > self._ahead_seconds:  # begun for a session that took it earlier than this one
-            self._loop.call_at(held.due_seconds - self._ahead_seconds, self.send_continue, held)
-            return
-        self._continues.append(held)
-        if lead_seconds > self._ahead_seconds / 2:
-            self._gatherer.wake()
-        else:
-            self._gatherer.hurry()
+        self._due += numbers
+        self._gatherer.wake()
+
+    def send_continues(self, batch: Sequence[Held]) -> None:
+        """See `sipnap.sidecar.dispatcher.Connection`."""
+        now = self._clock()
+        for held in batch:
+            if held.work is None and held.due_seconds > now:  # an earlier stream was told of it ahead of its time
+                self._loop.call_at(held.due_seconds, self.send_continues, [held])
+            else:
+                self._continues.append(held)
+        self._gatherer.wake()
 
     def supersede(self, reason: str) -> None:
         """See `sipnap.sidecar.dispatcher.Connection`."""
@@ -192,26 +197,21 @@ class _Session:
                 response, self._response = self._response, wire.SessionResponse()
                 self._add_continues(response)
                 await self._context.write(response)
-                if not self._continues:
+                if not self._continues and not self._due:
                     break
 
     def _add_continues(self, response: wire.SessionResponse) -> None:
         mark_sent = self._dispatcher.engine.mark_sent
-        if len(self._sent) > 2 * len(self._continues) + _MANY_SENT:
-            # Those that did not end by their number: cancelled, gone, given up.
-            self._sent = {number: held for number, held in self._sent.items() if held.phase is Phase.CONTINUING}
-        now = self._clock()
+        if self._due:
+            response.due.extend(self._due[:_MOST_NUMBERS_PER_MESSAGE])
+            del self._due[:_MOST_NUMBERS_PER_MESSAGE]
         taken = large_bytes = 0
         for held in self._continues[:_MOST_CONTINUES_PER_MESSAGE]:
             taken += 1
             if held.phase is not Phase.CONTINUING:  # it has been given up since
                 continue
-            self._continue_number += 1
-            self._sent[self._continue_number] = held
             message = response.continues.add()
-            continue_message(held, mark_sent(held), self._continue_number, message)
-            if held.work is None and held.due_seconds > now:
-                message.wait_us = int((held.due_seconds - now) * 1e6) + 1  # rather too much: never early
+            continue_message(held, mark_sent(held), message)
             if held.work is not None or not held.key.nap_number:  # results and data of tasks may be large
                 large_bytes += message.ByteSize()
                 if large_bytes > _MOST_RESULT_BYTES_PER_MESSAGE:
@@ -220,18 +220,18 @@ class _Session:
 
     # Reading
 
-    async def read(self, requests: AsyncIterator[SessionFrame], front_end: FrontEnd) -> None:
+    async def read(self, requests: AsyncIterator[SessionFrame]) -> None:
         """Carry out what comes, until the stream ends. A bad entry is refused by itself."""
+        front_end = self._front_end
         with suppress(asyncio.CancelledError):
             async for request in requests:
                 if request.suspends:
-                    self._suspend(request, front_end)
+                    self._suspend(request)
                 for key in map(nap_key, request.cancels):
                     outcome = self._dispatcher.cancel(front_end.front_end_id, key)
                     fill_key(self._response.cancel_results.add(outcome=CANCEL_TO_WIRE[outcome]).key, key)
                 if request.applied:
-                    sent = self._sent
-                    self._dispatcher.applied(held for number in request.applied if (held := sent.pop(number, None)))
+                    self._dispatcher.settle_applied(front_end, self._stream, request.applied)
                 if request.results:
                     self._dispatcher.settle(front_end, _answers(request, front_end))
                 if request.HasField("heartbeat"):
@@ -239,35 +239,23 @@ class _Session:
                 if request.cancels or request.HasField("heartbeat"):
                     self._gatherer.wake()
 
-    def _suspend(self, request: SessionFrame, front_end: FrontEnd) -> None:
-        engine = self._dispatcher.engine
+    def _suspend(self, request: SessionFrame) -> None:
         answer = wire.FrameResult(frame_number=request.frame_number)
         batch: list[Held] = []
         repeated: list[Held] = []
-        read, epoch = pb.Suspension.FromString, front_end.boot_epoch
-        for encoded in request.suspends:
-            try:
-                suspension = read(encoded)
-                held, is_new = engine.reserve(front_end, request_from(suspension, epoch, encoded))
-            except Refused as refused:
-                refusal = answer.refusals.add(
-                    key=suspension.key, reason=REASON_TO_WIRE[refused.reason], message=refused.message
-                )
-                if refused.retry_after_seconds is not None:
-                    set_duration(refusal.retry_after, refused.retry_after_seconds)
-                continue
-            except DecodeError:
-                answer.refusals.add(reason=REASON_TO_WIRE[Reason.INVALID], message="it cannot be decoded")
-                continue
-            if is_new:
-                batch.append(held)
-            elif held.phase is Phase.COMMITTING:
-                repeated.append(held)  # of an earlier session; the commit that it is in ends before this frame's
+        numbers: list[int] = []
+        suspends, lefts_us = request.suspends, request.left_us
+        if lefts_us and len(lefts_us) != len(suspends):
+            self._refuse_all(suspends, f"left_us has {len(lefts_us)} entries for {len(suspends)} suspends", answer)
+        else:
+            self._take_in(suspends, lefts_us, answer, batch, repeated, numbers)
 
         def done(error: JournalError | None) -> None:
             not_kept = [held for held in repeated if held.phase is Phase.ENDED]
             if error is not None:
                 not_kept += batch
+            elif self._stream is not None:
+                answer.numbers.extend(numbers)
             for held in not_kept:
                 message = str(error or "the journal did not take it")
                 refusal = answer.refusals.add(reason=REASON_TO_WIRE[Reason.JOURNAL_UNAVAILABLE], message=message)
@@ -279,6 +267,59 @@ class _Session:
                 self._gatherer.wake_later()
 
         self._dispatcher.submit(batch, done)
+
+    def _take_in(
+        self,
+        suspends: Sequence[bytes],
+        lefts_us: Sequence[int],
+        answer: wire.FrameResult,
+        batch: list[Held],
+        repeated: list[Held],
+        numbers: list[int],
+    ) -> None:
+        front_end, stream = self._front_end, self._stream
+        epoch, now = front_end.boot_epoch, self._clock()
+        read, take_in = pb.Suspension.FromString, self._dispatcher.engine.take_in
+        for encoded, left_us in zip(suspends, lefts_us or itertools.repeat(None), strict=False):
+            number = 0
+            try:
+                suspension = read(encoded)
+                key = suspension.key
+                nap_number = key.nap_number
+                operations = suspension.operations
+                held, is_new = take_in(
+                    front_end,
+                    pack_key(key.boot_epoch or epoch, key.transaction_index, key.transaction_label, nap_number),
+                    suspension.resume_route,
+                    seconds_of(suspension.delay) if left_us is None else left_us * 1e-6,
+                    seconds_of(suspension.deadline) if suspension.HasField("deadline") else None,
+                    encoded,
+                    operations_of(suspension) if operations else (),
+                    now,
+                    stream if nap_number and not operations else None,
+                )
+                if is_new:
+                    batch.append(held)
+                    number = held.sequence
+                elif held.phase is Phase.COMMITTING:
+                    repeated.append(held)  # of an earlier session; the commit that it is in ends before this frame's
+            except Refused as refused:
+                refusal = answer.refusals.add(
+                    key=suspension.key, reason=REASON_TO_WIRE[refused.reason], message=refused.message
+                )
+                if refused.retry_after_seconds is not None:
+                    set_duration(refusal.retry_after, refused.retry_after_seconds)
+            except DecodeError:
+                answer.refusals.add(reason=REASON_TO_WIRE[Reason.INVALID], message="it cannot be decoded")
+            numbers.append(number)
+
+    def _refuse_all(self, suspends: Sequence[bytes], message: str, answer: wire.FrameResult) -> None:
+        counters = self._dispatcher.engine.counters
+        for encoded in suspends:
+            counters.refusal(Reason.INVALID, message)
+            refusal = answer.refusals.add(reason=REASON_TO_WIRE[Reason.INVALID], message=message)
+            with suppress(DecodeError):
+                refusal.key.CopyFrom(pb.Suspension.FromString(encoded).key)
 
 
 def _answers(request: SessionFrame, front_end: FrontEnd) -> Iterator[tuple[NapKey, Outcome]]:

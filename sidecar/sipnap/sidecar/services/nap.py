@@ -66,7 +66,7 @@ class NapServicer(NapServiceServicer):
         suspension = request.suspension
         front_end_id = suspension.key.front_end_id
         try:
-            front_end = self._engine.front_end_for(front_end_id)
+            front_end = self._engine.front_ends.reachable(front_end_id)
             if suspension.key.nap_number == _TASK_NAP_NUMBER:
                 self._engine.counters.refused[Reason.INVALID] += 1
                 raise Refused(Reason.INVALID, "key: nap_number is missing; naps count from 1 (RunTask makes tasks)")
@@ -90,7 +90,7 @@ class NapServicer(NapServiceServicer):
     async def RunTask(self, request: nap.RunTaskRequest, context: Context) -> nap.RunTaskResponse:
         """Return once accepted: after the journal has it."""
         try:
-            front_end = self._engine.front_end_for(request.front_end_id)
+            front_end = self._engine.front_ends.reachable(request.front_end_id)
             suspension = pb.Suspension(
                 key=key_message(request.front_end_id, _new_task_key(front_end)),
                 resume_route=request.route,

@@ -81,14 +81,13 @@ def request_from(suspension: pb.Suspension, present_epoch: int, encoded: bytes |
     )
 
 
-def continue_message(held: Held, attempt: int, number: int, message: pb.Continue) -> None:
+def continue_message(held: Held, attempt: int, message: pb.Continue) -> None:
     """Fill in the continue of a suspension; the front end id is implied in a session."""
     key = message.key
     key.boot_epoch, key.transaction_index, key.transaction_label, nap_number = held.key
     key.nap_number = nap_number
     message.resume_route = held.route
     message.attempt = attempt
-    message.continue_number = number
     work = held.work
     if work is None:
         message.status = pb.CONTINUE_STATUS_OK
