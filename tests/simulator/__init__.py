@@ -32,6 +32,7 @@ owned by the sidecar that claimed it last, and the others are fenced.
   over; a nap whose continue has come is not submitted again;
 - never early: at the shim and at the proxy; a continue leaves the sidecar in its time, and a number no more ahead of it
   than the session has said;
+- answered once: the shim says once what became of a continue, and that a nap was resumed only if it was;
 - numbers name one nap, in the stream that gave them: what is over by its number had one in this very stream, is a plain
   nap, and is answered for by it only if it was resumed;
 - a nap is submitted with what is left of its delay, and kept with the time that this leads to;

@@ -14,6 +14,7 @@ from sipnap.client.early import EarlyContinues
 from sipnap.client.outstanding import Outstanding, Suspended
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio.bridge import Bridge
+from sipnap.shim.kamailio.inbox import Inbox
 from sipnap.sidecar.core.deadlines import DeadlineWatch
 from sipnap.sidecar.core.due import Due
 from sipnap.sidecar.core.engine import Engine
@@ -79,6 +80,16 @@ def forget_that_a_suspension_is_held() -> AbstractContextManager[Any]:
         return take_in(self, front_end, packed_key, *arguments)
 
     return mock.patch.object(Engine, "take_in", take_in_anew)
+
+
+@_mutation
+def count_a_nap_from_before_its_datagram_came() -> AbstractContextManager[Any]:
+    take = Inbox.take
+
+    def take_older(self: Inbox, most: int) -> list[tuple[bytes, float]]:
+        return [(datagram, lain_seconds + 0.01) for datagram, lain_seconds in take(self, most)]
+
+    return mock.patch.object(Inbox, "take", take_older)
 
 
 @_mutation
@@ -562,6 +573,18 @@ def end_more_at_one_request_than_the_proxy_takes() -> AbstractContextManager[Any
         send_plain(self, naps)
 
     return mock.patch.object(Bridge, "_send_plain", send_all)
+
+
+@_mutation
+def go_on_asking_for_what_was_answered() -> AbstractContextManager[Any]:
+    resumed = Bridge._resumed
+
+    def resumed_and_waited_for(self: Bridge, naps: Any) -> None:
+        resumed(self, naps)
+        for nap in naps:
+            nap.sendings = 1
+
+    return mock.patch.object(Bridge, "_resumed", resumed_and_waited_for)
 
 
 @_mutation

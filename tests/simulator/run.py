@@ -124,7 +124,10 @@ class _Run:
 
     def run(self) -> None:
         try:
-            with mock.patch.object(bridge_module, "_open_socket", self._shim.open_socket):
+            with (
+                mock.patch.object(bridge_module, "open_socket", self._shim.open_socket),
+                mock.patch.object(bridge_module, "Inbox", self._shim.open_inbox),
+            ):
                 self._loop.run_until_complete(self._main())
         except NeverEnding as error:
             self._violate(str(error))

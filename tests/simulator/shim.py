@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context, copy_context
@@ -12,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from sipnap.client import keys
 from sipnap.client.outstanding import Suspended
 from sipnap.client.session import FrontEndSession
-from sipnap.shim.kamailio.bridge import Address, Bridge
+from sipnap.shim.kamailio.bridge import Bridge
+from sipnap.shim.kamailio.inbox import Address, Inbox
 from sipnap.v1 import suspension_pb2 as pb
 from tests.simulator.loop import PROCESS, Process, VirtualLoop
 from tests.simulator.network import Key, Network, as_call, key_of
@@ -26,7 +29,13 @@ FRONT_END_ID = "proxy"
 """What it is called at the sidecar."""
 
 _END_SECONDS = 25.0  # it may be stopped meanwhile
+_WALL_AHEAD_SECONDS = 1_700_000_000.0
 _NOWHERE = Address("127.0.0.1", 9)
+
+
+def wall_ns(seconds: float) -> int:
+    """The wall clock of the shim's machine, which the kernel stamps datagrams with."""
+    return int((seconds + _WALL_AHEAD_SECONDS) * 1e9)
 
 
 class SimulatedSocket:
@@ -35,7 +44,7 @@ class SimulatedSocket:
     def __init__(self, shim: SimulatedShim, process: Process) -> None:
         self._shim = shim
         self._process = process
-        self._arrived: deque[bytes] = deque()
+        self._arrived: deque[tuple[bytes, float]] = deque()
         self._reader: Callable[[], object] | None = None
         self._context: Context | None = None
         self._wake_up: asyncio.Handle | None = None
@@ -49,10 +58,15 @@ class SimulatedSocket:
             self._shim.send(data)
         return len(data)
 
-    def recv(self, most: int) -> bytes:
+    def recvmsg(self, most: int, _ancillary_most: int) -> tuple[bytes, list[tuple[int, int, bytes]], int, None]:
         if not self._arrived:
             raise BlockingIOError
-        return self._arrived.popleft()[:most]
+        data, arrived_seconds = self._arrived.popleft()
+        if data[4:6] in (b"S ", b"O "):
+            epoch, index, label, nap = map(int, data.split(b" ", 6)[2:6])
+            self._shim.arrived[epoch, index, label, nap] = arrived_seconds
+        stamp = divmod(wall_ns(arrived_seconds), 1_000_000_000)
+        return data[:most], [(socket.SOL_SOCKET, 35, struct.pack("@qq", *stamp))], 0, None
 
     def close(self) -> None:
         self.watch(None)
@@ -61,7 +75,7 @@ class SimulatedSocket:
     def arrive(self, data: bytes) -> None:
         """A datagram is there."""
         if self._process.is_alive:
-            self._arrived.append(data)
+            self._arrived.append((data, self._shim.loop.time()))
             self._notice()
 
     def watch(self, reader: Callable[[], object] | None) -> None:
@@ -111,7 +125,7 @@ class SimulatedSession(FrontEndSession):
     def submit(self, suspended: Suspended, *, is_urgent: bool = False) -> bool:
         nap = self._shim.proxy.naps[suspended.key[1:]]
         if self._process.is_alive:
-            nap.taken_by, nap.taken_seconds = self._process.name, self._loop.time()
+            nap.taken_by, nap.taken_seconds = self._process.name, self._shim.arrived[nap.key]
         # The bridge gives neither; here some naps have them. One message after the other is the same as both in one.
         assert suspended.deadline_seconds is None
         suspended.encoded += pb.Suspension(operations=nap.operations).SerializeToString()
@@ -165,7 +179,7 @@ class SimulatedSession(FrontEndSession):
             self._shim.violate(f"{nap} was handed to the shim without what its operations have found")
         if suspended.outcome is not None:
             self._shim.violate(f"{nap} was handed to the shim, though it is over")
-        # Its time is counted from when the shim took it.
+        # Its time is counted from when its datagram came, however long that lay there.
         self._check_handed_on(nap, is_own=False, due_seconds=nap.taken_seconds + nap.delay_seconds)
 
     def _check_handed_on(self, nap: Nap, *, is_own: bool, due_seconds: float) -> None:
@@ -234,6 +248,8 @@ class SimulatedShim:
         self.process: Process | None = None
         """Of its present life; None while it is away."""
         self.session: SimulatedSession | None = None
+        self.arrived: dict[Key, float] = {}
+        """When the datagram of each nap came that was read last."""
         self.delivered: set[tuple[str, Key]] = set()
         """Which life of it has been handed which continue."""
         self.told: set[tuple[str, Key]] = set()
@@ -295,6 +311,10 @@ class SimulatedShim:
         assert process is not None
         self._socket = SimulatedSocket(self, process)
         return self._socket
+
+    def open_inbox(self, opened: socket.socket) -> Inbox:
+        """What the bridge reads its socket with."""
+        return Inbox(opened, clock=self.loop.time, wall_clock_ns=lambda: wall_ns(self.loop.time()))
 
     async def _serve(self, process: Process) -> None:
         targets = self._random.sample(self._targets, len(self._targets))

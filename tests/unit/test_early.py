@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sipnap.client import early as early_module
-from sipnap.client.early import RELEASE_SECONDS, EarlyContinues
+from sipnap.client.early import TURN_SECONDS, EarlyContinues, next_turn
 from sipnap.client.keys import SuspensionKey
 from sipnap.client.outstanding import Suspended
 from sipnap.v1 import suspension_pb2 as pb
@@ -104,7 +104,15 @@ def test_who_comes_late_waits_for_the_next_turn(bench: Bench) -> None:
     bench.early.release()
     assert bench.turns == [(100.0, [1])]
     bench.run()
-    assert bench.turns[1:] == [(100.0 + RELEASE_SECONDS, [3, 2])]
+    assert bench.turns[1:] == [(next_turn(100.0), [3, 2])]
+
+
+@given(seconds=st.floats(0, 1e7))
+def test_turns_are_at_whole_multiples(seconds: float) -> None:
+    turn = next_turn(seconds)
+    assert seconds < turn <= seconds + 1.01 * TURN_SECONDS
+    assert turn == round(turn / TURN_SECONDS) / round(1 / TURN_SECONDS), "all keep the same time"
+    assert next_turn(turn) > turn
 
 
 def test_what_comes_later_may_be_due_sooner(bench: Bench) -> None:
@@ -214,7 +222,6 @@ def test_never_early_in_order_and_in_few_turns(waits_us: list[list[int]], late_s
     assert sorted(bench.handed_on) == list(range(len(due))), "each once"
     assert [due[number] for number in bench.handed_on] == sorted(due), "in order"
     for now, numbers_then in bench.turns:
-        assert all(due[number] <= now <= due[number] + RELEASE_SECONDS + late_seconds + 1e-9 for number in numbers_then)
-    times = [now for now, _ in bench.turns]
-    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert all(pause >= RELEASE_SECONDS - 1e-9 for pause in pauses), "turns of the loop cost more than waiting does"
+        assert all(due[number] <= now <= due[number] + TURN_SECONDS + late_seconds + 1e-9 for number in numbers_then)
+    for (earlier, _), (later, _) in itertools.pairwise(bench.turns):
+        assert later >= next_turn(earlier) - 1e-9, "turns of the loop cost more than waiting does"

@@ -9,6 +9,7 @@ import pytest
 
 from sipnap.shim.kamailio import bridge as module
 from sipnap.shim.kamailio.bridge import Bridge
+from sipnap.shim.kamailio.inbox import Inbox
 from sipnap.v1 import suspension_pb2 as pb
 from tests.support.bridge_hand import APPLIED, EPOCH, GONE, REJECTED, Hand, key, order, request, running, suspend, until
 
@@ -271,7 +272,21 @@ async def test_the_delay_goes_beside_the_suspension() -> None:
         hand.send(suspend())
         hand.send(suspend(2).replace(b" 1000 RESUME", b" 1 RESUME"))
         await until(lambda: len(hand.session.suspended) == 2)
-        assert hand.session.delays == [1.0, 0.001]
+        assert hand.session.delays == [pytest.approx(1.0, abs=0.5), pytest.approx(0.001, abs=0.5)]
+
+
+async def test_a_delay_counts_from_when_the_datagram_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Inbox.take
+
+    def take_late(self: Inbox, most: int) -> list[tuple[bytes, float]]:
+        return [(taken, 0.25) for taken, _ in take(self, most)]
+
+    monkeypatch.setattr(Inbox, "take", take_late)
+    async with running() as hand:
+        hand.send(suspend())
+        await until(lambda: len(hand.session.suspended) == 1)
+        assert hand.session.delays == [0.75]
+        assert hand.session.suspended[0].delay.ToMilliseconds() == 1000, "what was asked for is told as it was"
 
 
 @pytest.mark.parametrize("per_turn", [1, 3, 256])

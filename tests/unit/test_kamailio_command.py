@@ -11,7 +11,7 @@ import pytest
 
 from sipnap.client.errors import NapError
 from sipnap.shim.kamailio import command
-from sipnap.shim.kamailio.bridge import Address
+from sipnap.shim.kamailio.inbox import Address
 
 
 def parse(*words: str) -> argparse.Namespace:

@@ -3,12 +3,13 @@
 Rules kept here, and nowhere else:
 
 - none is handed on before its time; those whose time has come go together, in order of their time;
-- after that the next ones wait at least `RELEASE_SECONDS`, so a crowd costs few turns of the loop;
+- after that the next ones wait for `next_turn`, so a crowd costs few turns of the loop;
 - what was answered for while it waited (cancelled) is not handed on.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -16,12 +17,22 @@ from typing import Protocol
 
 from sipnap.client.outstanding import Suspended
 
-RELEASE_SECONDS = 0.002
-"""Those whose time has come leave together, so much late at most."""
+_TURNS_PER_SECOND = 250
+TURN_SECONDS = 1 / _TURNS_PER_SECOND
+"""In a crowd, those whose time has come leave together, so much late at most."""
 
 _MOST_BATCHES = 32
 
 _due_seconds = attrgetter("due_seconds")
+
+
+def next_turn(seconds: float) -> float:
+    """The next whole multiple of `TURN_SECONDS` on a clock that shows `seconds`.
+
+    What else has to be done each few milliseconds keeps the same time, so that the loop wakes up once for all of it.
+    """
+    # A loop may call a little before the time, and a float is not exact: that is the turn already.
+    return (math.floor(seconds * _TURNS_PER_SECOND + 0.001) + 1) / _TURNS_PER_SECOND
 
 
 class Timer(Protocol):
@@ -86,7 +97,7 @@ class EarlyContinues:
             self._batches = [batch for batch in self._batches if batch]
         if over:
             over.sort(key=_due_seconds)
-            self._next_turn_seconds = now + RELEASE_SECONDS
+            self._next_turn_seconds = next_turn(now)
         if self._batches:
             next_seconds = min(batch[0].due_seconds for batch in self._batches)
             self._timer = self._call_at(max(next_seconds, self._next_turn_seconds), self.release)

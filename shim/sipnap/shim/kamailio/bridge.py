@@ -11,17 +11,18 @@ import itertools
 import logging
 import re
 import secrets
-import socket
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple, cast
+from typing import cast
 
+from sipnap.client.early import next_turn
 from sipnap.client.keys import Key, fill_key
 from sipnap.client.outstanding import Suspended
 from sipnap.client.request_head import RequestHeadError, RequestName, head_of, read_head
 from sipnap.client.session import FrontEndSession
 from sipnap.shim.kamailio import datagram, nap_request
+from sipnap.shim.kamailio.inbox import Address, Inbox, open_socket
 from sipnap.shim.kamailio.nap import Nap, nap_without_state
 from sipnap.v1 import suspension_pb2 as pb
 
@@ -41,14 +42,9 @@ _MOST_EARLY_CANCELS = 10_000
 _MOST_OF_ONE_CALL = 64
 _LARGEST_BATCH = 32  # naps that one request may end, whatever the script takes: Kamailio's loops have 100 rounds
 _SWEEP_SECONDS = 0.05
-_POLL_SECONDS = 0.001  # under load the socket is looked at so often, and not for each datagram
 _QUIET_POLLS = 5  # in a row without a datagram: wait for the next one as one waits for a rare thing
 _REPORT_SECONDS = 10.0
 _DATAGRAMS_PER_TURN = 256  # then the loop gets its turn: continues and heartbeats must not wait for a burst to end
-_LARGEST_DATAGRAM_BYTES = 65_536
-_RECEIVE_BUFFER_BYTES = 16 * 1024 * 1024
-_SO_RCVBUFFORCE = 33  # Linux: beyond net.core.rmem_max, for those with CAP_NET_ADMIN
-_SMALL_BUFFER_BYTES = 2 * 1024 * 1024
 
 _OK = 200
 _NOT_FOUND = 481  # RFC 3261 21.4.19
@@ -60,18 +56,6 @@ _OUTCOMES: dict[int, pb.ContinueOutcome] = {
 }
 
 log = logging.getLogger("sipnap.shim.kamailio")
-
-
-class Address(NamedTuple):
-    """A UDP address of this machine."""
-
-    host: str
-    """Loopback, as a number: ``127.0.0.1``."""
-    port: int
-    """1 to 65535."""
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
 
 
 class _Request:
@@ -114,7 +98,8 @@ class Bridge:
         self._front_end_id = front_end_id
         self._proxy = proxy
         self._ship_raw_request = ship_raw_request
-        self._socket = _open_socket(listen, proxy)
+        self._socket = open_socket(listen, proxy)
+        self._inbox = Inbox(self._socket)
         self._boot_epoch: int | None = None
         self._closing = False
 
@@ -177,28 +162,25 @@ class Bridge:
     def _poll(self, quiet: int) -> None:
         if self._socket.fileno() < 0:
             return
-        quiet = 0 if self._read_some() else quiet + 1
-        if quiet < _QUIET_POLLS:
-            self._loop.call_later(_POLL_SECONDS, self._poll, quiet)
-        else:
-            self._loop.add_reader(self._socket, self._wake_up)
+        has_come = True
+        try:
+            has_come = self._read_some()
+        finally:  # whatever one datagram did, the next one counts
+            quiet = 0 if has_come else quiet + 1
+            if quiet < _QUIET_POLLS:
+                self._loop.call_at(next_turn(self._loop.time()), self._poll, quiet)
+            else:
+                self._loop.add_reader(self._socket, self._wake_up)
 
     def _read_some(self) -> bool:
         """Carry out what has come; False: nothing has."""
-        receive = self._socket.recv
-        received: list[bytes] = []
-        for _ in range(_DATAGRAMS_PER_TURN):
-            try:
-                received.append(receive(_LARGEST_DATAGRAM_BYTES))
-            except BlockingIOError:
-                break
-            except OSError:
-                continue  # nobody has the proxy's port: the answer to something we sent; the heartbeat will tell
+        taken = self._inbox.take(_DATAGRAMS_PER_TURN)
         read, front_end_id, ship_raw_request = datagram.read, self._front_end_id, self._ship_raw_request
-        for each in received:
+        for each, lain_seconds in taken:
             try:
                 message = read(each, front_end_id=front_end_id, ship_raw_request=ship_raw_request)
                 if type(message) is Nap:
+                    message.delay_seconds -= lain_seconds
                     self._suspend(message)
                 elif type(message) is datagram.Answers:
                     self._batch_answered(message)
@@ -213,7 +195,7 @@ class Bridge:
             except datagram.DatagramError as error:
                 self._malformed += 1
                 self._malformed_why = str(error)
-        return bool(received)
+        return bool(taken)
 
     def _suspend(self, nap: Nap) -> None:
         _, boot_epoch, _, _, nap_number = key = nap.key
@@ -523,28 +505,3 @@ def _name_of(nap: Nap) -> RequestName | None:
         return read_head(state.head or head_of(state.raw_request)).name
     except RequestHeadError:
         return None
-
-
-def _open_socket(listen: Address, proxy: Address) -> socket.socket:
-    opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    try:
-        # A burst of the proxy's must fit while we are busy: it does not wait for us.
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER_BYTES)
-        except PermissionError:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-        size = opened.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        if size < _SMALL_BUFFER_BYTES:
-            log.warning(
-                "small receive buffer bytes=%d: bursts may be lost, and the naps in them end late; "
-                "set net.core.rmem_max=%d with sysctl",
-                size,
-                _RECEIVE_BUFFER_BYTES,
-            )
-        opened.setblocking(False)
-        opened.bind(listen)
-        opened.connect(proxy)
-    except BaseException:
-        opened.close()
-        raise
-    return opened

@@ -14,7 +14,8 @@ from sipnap.client.commands import target
 from sipnap.client.errors import NapError
 from sipnap.client.keys import is_front_end_id
 from sipnap.client.session import FrontEndSession
-from sipnap.shim.kamailio.bridge import Address, Bridge
+from sipnap.shim.kamailio.bridge import Bridge
+from sipnap.shim.kamailio.inbox import Address
 
 SUMMARY = "run the shim beside a Kamailio, or write the files that its script includes"
 
