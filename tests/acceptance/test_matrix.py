@@ -154,7 +154,8 @@ def test_redis_stopped_for_5_s(tmp_path: Path, say: Callable[[str], None]) -> No
     with (
         RedisServer(tmp_path) as redis,
         Stack(tmp_path, sidecar_flags=("--journal", redis.url)) as stack,
-        Load(tmp_path / "sipp", stack, seconds=10) as load,
+        # At most 3.5 s until it is stopped, 5 s stopped, 1 s until it is asked again; then the second that counts.
+        Load(tmp_path / "sipp", stack, seconds=12) as load,
     ):
         load.wait_some_time()
         redis.signal(signal.SIGSTOP)
