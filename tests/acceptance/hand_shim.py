@@ -48,7 +48,7 @@ class HandShim:
     def open_gate(self) -> int:
         """Open it for 3 s; returns the proxy's boot epoch."""
         answer = self.ask(nap_request.gate_request(1, is_open=True))
-        assert (answer.result, answer.user) == (200, b"open.1.8"), "it says how many naps a batch may have"
+        assert (answer.result, answer.user) == (200, b"open.1.16"), "it says how many naps a batch may have"
         return answer.boot_epoch
 
     def suspension(self) -> pb.Suspension:

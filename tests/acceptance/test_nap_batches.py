@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,9 @@ def proxy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def shim(proxy: Proxy) -> Iterator[HandShim]:
-    hand = HandShim(proxy)
-    hand.open_gate()
-    yield hand
-    hand.close()
+    with closing(HandShim(proxy)) as hand:
+        hand.open_gate()
+        yield hand
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -26,10 +28,9 @@ def proxy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def shim(proxy: Proxy) -> Iterator[HandShim]:
-    hand = HandShim(proxy)
-    hand.open_gate()
-    yield hand
-    hand.close()
+    with closing(HandShim(proxy)) as hand:
+        hand.open_gate()
+        yield hand
 
 
 @pytest.fixture
@@ -188,3 +189,12 @@ def test_the_gate(proxy: Proxy, shim: HandShim, caller: Caller) -> None:
     for _ in range(3):
         assert caller.invite().reply(2).reason == "Refused At The Door"
     assert proxy.output().count("no heartbeat from the shim") == 1
+
+
+@pytest.mark.parametrize(("defines", "expected"), [({}, 4), ({"SIPNAP_WORKERS": 2}, 2), ({"SIPNAP_WORKERS": 5}, 5)])
+def test_processes_that_resume(tmp_path: Path, defines: dict[str, int | str], expected: int) -> None:
+    with Proxy(tmp_path, defines=defines) as proxy:
+        processes = [line["DSC"] for line in proxy.rpc("core.psx")]
+        assert sum("receiver" in each and each.endswith(f":{proxy.ports.nap}") for each in processes) == expected
+        others = sum("receiver" in each and each.endswith(f":{proxy.ports.sip}") for each in processes)
+        assert others == 4, "the proxy's own sockets get as many as `children` says"

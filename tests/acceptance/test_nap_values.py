@@ -6,6 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
@@ -32,10 +33,9 @@ def proxy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def shim(proxy: Proxy) -> Iterator[HandShim]:
-    hand = HandShim(proxy)
-    hand.open_gate()
-    yield hand
-    hand.close()
+    with closing(HandShim(proxy)) as hand:
+        hand.open_gate()
+        yield hand
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from sipnap.client.outstanding import Suspended
 
-_TURNS_PER_SECOND = 250
+_TURNS_PER_SECOND = 333
 TURN_SECONDS = 1 / _TURNS_PER_SECOND
 """In a crowd, those whose time has come leave together, so much late at most."""
 

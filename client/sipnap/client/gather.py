@@ -11,7 +11,7 @@ import asyncio
 GATHER_SECONDS = 0.002
 """Shortest time between two messages of one direction of one stream."""
 
-PATIENT_SECONDS = 0.04
+PATIENT_SECONDS = 0.08
 """How long what nobody waits for (acknowledgements) may wait for a message that leaves anyway."""
 
 

@@ -9,7 +9,7 @@ from sipnap.client.keys import Key, fill_key
 from sipnap.client.outstanding import Outstanding, Suspended
 from sipnap.v1 import suspension_pb2 as pb
 
-_MOST_ENTRIES_PER_MESSAGE = 256
+_MOST_ENTRIES_PER_MESSAGE = 512
 _MOST_BYTES_PER_MESSAGE = 4 * 1024 * 1024  # far below `MAX_MESSAGE_BYTES`, over which gRPC ends the stream
 
 

@@ -46,11 +46,11 @@ STALE_SECONDS = 2.5
 DEAD_SECONDS = 6.0
 """Without a sign of life for this long the stream is given up and opened anew."""
 
-AHEAD_SECONDS = 0.04
+AHEAD_SECONDS = 0.08
 """How long before its time a sidecar may say that a nap is over; it waits here for its time."""
 
-_GATHER_SECONDS = 0.02  # a nap's time runs while it waits here, so it costs no lateness
-_SHORT_NAP_SECONDS = 0.1  # but a nap that is over soon does not wait
+_GATHER_SECONDS = 0.04  # a nap's time runs while it waits here, so it costs no lateness
+_SHORT_NAP_SECONDS = 0.15  # but a nap that is over soon does not wait
 _SHORTEST_RETRY_SECONDS = 0.05
 _LONGEST_RETRY_SECONDS = 1.0
 _FAREWELL_SECONDS = 1.0
