@@ -21,7 +21,7 @@ from sipnap.client import SuspensionKey
 from sipnap.v1 import suspension_pb2 as pb
 from sipnap.v1 import worker_service_pb2 as wire
 from sipnap.v1.worker_service_pb2_grpc import WorkerServiceStub
-from tests.support.processes import Process, Sidecar, sipnap
+from tests.support.processes import Process, Sidecar, sipnap, wait_until
 from tests.support.worker_driver import driving, group_status, until_group, values_of, worker_process
 
 GROUP = ("--group", "name=far,kind=remote")
@@ -194,8 +194,12 @@ async def test_a_worker_that_drains_finishes_what_it_has(far_sidecar: Sidecar) -
     ):
         async with driving(far_sidecar.target) as driver:
             for _ in range(8):
-                driver.ask("echo", {"ms": 1000}, max_attempts=1)
+                driver.ask("echo", {"ms": 1000, "say": True}, max_attempts=1)
             await until_group(far_sidecar.target, lambda group: group.busy == 8)
+            # Before that they may still be on their way to it, and it would give them back.
+            await asyncio.to_thread(
+                wait_until, lambda: leaving.output().count("echo has begun") == 4, 5, "the worker is at its four"
+            )
             for _ in range(40):
                 driver.ask("echo", {"ms": 20}, max_attempts=1)
             leaving.signal(signal.SIGTERM)
