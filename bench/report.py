@@ -29,7 +29,8 @@ _HOW = (
     "time stamps, of the 400 calls/s that a prober places among the others; whether a nap was *early* is decided by "
     "the proxy's own clock, read before the suspend and in the resumed route. A rate is *clean* when at most 0.1 % of "
     "the calls fail or are sent again. sipnap ran with its SQLite journal, synced to the disk at each commit, with the "
-    "default transaction state, gate and backstop."
+    "default transaction state, gate and backstop. Either way the proxy has four processes for SIP and two for what is "
+    "resumed (`workers` and `async_workers` for the module, `SIPNAP_WORKERS` for sipnap)."
 )
 
 
