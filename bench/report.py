@@ -22,6 +22,10 @@ BEGIN = "<!-- performance: written by `python -m bench report` -->"
 END = "<!-- end of performance -->"
 
 _NOT_MEASURED = "Not measured yet: `python -m bench full` does it, and writes this page.\n"
+_RATIOS = (
+    "A CPU figure divided by native's is the median of the turns' ratios: what the machine does to both in a turn, "
+    "with its other guests, drops out. All others are medians, and so what this hour of this machine made of them."
+)
 _HOW = (
     "Medians of interleaved runs (A B A B) on one machine that proxy, shim, sidecar and SIPp share. Each call is an "
     "INVITE that naps one second and is answered 404. CPU is user and system time of all processes and threads, from "
@@ -124,12 +128,12 @@ def _goals(found: Results) -> str:
         [
             target.what,
             f"{'at most' if target.is_most else 'at least'} {target.bound:,g}",
-            "not measured" if target.measured is None else _number(target.measured),
+            "not measured" if target.measured is None else _to_compare(target.measured),
             "" if target.measured is None else "kept" if target.is_kept else "**missed**",
         ]
         for target in targets(found)
     ]
-    return _table(["figure", "goal", "measured", ""], rows)
+    return _table(["figure", "goal", "measured", ""], rows) + "\n" + _paragraph(_RATIOS).rstrip() + "\n"
 
 
 def _floor(found: Results) -> str:
@@ -373,6 +377,11 @@ def _plots(*names: str) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _to_compare(value: float) -> str:
+    """A number that stands beside its bound: what is missed by little is seen to be."""
+    return _number(value) if value == int(value) or abs(value) >= 10 else f"{value:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -34,7 +34,14 @@ def found() -> dict[str, Any]:
         {"way": "async_ms_route", "capacity": 9000, "found": [9000]},
         {"way": "sipnap", "capacity": 8000, "found": [8000]},
     ]
-    return {"capacity": {"machine": MACHINE, "settings": {}, "rows": rows, "capacity": capacity, "raw": rows}}
+    # The machine is half as fast in the second of three turns, and somebody disturbs sipnap in the third.
+    raw = [
+        {"what": "rate", "turn": turn, **row, "proxy_us": row["proxy_us"] * slower}
+        for turn, both in enumerate([(1.0, 1.0), (2.0, 2.0), (1.0, 1.5)])
+        for row, slower in zip(rows, both, strict=True)
+    ]
+    raw.append({"what": "search", "turn": 0, **rows[1], "proxy_us": 1.0})
+    return {"capacity": {"machine": MACHINE, "settings": {}, "rows": rows, "capacity": capacity, "raw": raw}}
 
 
 def test_the_page_is_what_the_kept_results_say() -> None:
