@@ -107,7 +107,8 @@ class FrontEnd:
             await asyncio.gather(writer, return_exceptions=True)
 
     async def _read(self, call: grpc.aio.StreamStreamCall[wire.SessionRequest, wire.SessionResponse]) -> object:
-        return await asyncio.wait_for(call.read(), self.patience_seconds)
+        async with asyncio.timeout(self.patience_seconds):  # `wait_for` can lose a cancel that comes with an answer
+            return await call.read()
 
     async def _write(self, call: grpc.aio.StreamStreamCall[wire.SessionRequest, wire.SessionResponse]) -> None:
         started, sent = time.monotonic(), 0
