@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+_RECEIVE_BUFFER_BYTES = 1024 * 1024
+
 _numbers = itertools.count(1)
 
 
@@ -87,6 +89,8 @@ class Caller:
 
     def __init__(self, proxy_port: int) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        # The usual one holds 166 replies, and nothing is read while a test places its calls.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._socket.bind(("127.0.0.1", 0))
         self._socket.connect(("127.0.0.1", proxy_port))
         self._inbox: list[tuple[bytes, float]] = []
