@@ -75,15 +75,16 @@ _PROXY_COLUMNS = ("proxy_late_p50_ms", "proxy_late_p99_ms", "proxy_late_p999_ms"
 
 def _measured(name: str, rate: int, arguments: argparse.Namespace) -> dict[str, Any]:
     step = Step(WAYS[name], rate, arguments.seconds, journal=arguments.journal)
+    pace_ms = results.pace_ms()
     found = load.measure(step)
     print(
         f"{name} {rate}/s: proxy {found['proxy_us']:.0f}, shim {found['shim_us']:.0f}, sidecar "
         f"{found['sidecar_us']:.0f} µs/call; late p50 {found['late_p50_ms']:.1f}, p99 {found['late_p99_ms']:.1f} ms, "
         f"{found['early']:.0f} early, {found['failed']:.0f} failed, {found['retransmissions']:.0f} retransmissions, "
-        f"{found['reached']:.0%} of the rate{'' if load.is_clean(found) else ': NOT CLEAN'}",
+        f"{found['reached']:.0%} of the rate, pace {pace_ms:.0f} ms{'' if load.is_clean(found) else ': NOT CLEAN'}",
         flush=True,
     )
-    return {"way": name, "rate": rate, **found}
+    return {"way": name, "rate": rate, "pace_ms": pace_ms, **found}
 
 
 def _plot(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -100,7 +101,7 @@ def document(found: Results) -> str:
 def _parts(found: Results) -> Iterator[str]:
     if not found:
         return
-    yield "## Goals\n\n" + _goals(found) + _floor(found)
+    yield "## Goals\n\n" + _goals(found) + _pace(found) + _floor(found)
     worse = _worse(comparisons(found))
     yield "## What is slower than the peer\n\n" + ("\n".join(worse) if worse else "None of the figures below.") + "\n"
     yield _calls(found)
@@ -134,6 +135,19 @@ def _goals(found: Results) -> str:
         for target in targets(found)
     ]
     return _table(["figure", "goal", "measured", ""], rows) + "\n" + _paragraph(_RATIOS).rstrip() + "\n"
+
+
+def _pace(found: Results) -> str:
+    """How fast the machine was while the µs were counted."""
+    paces = [row["pace_ms"] for row in rows_of(found, "capacity", "raw") if row["what"] == "rate" and "pace_ms" in row]
+    if not paces:
+        return ""
+    text = (
+        "How fast the machine was: a fixed piece of Python work, done before each step (`pace_ms` in "
+        f"bench/results.py), took {_number(statistics.median(paces))} ms of CPU by median, from "
+        f"{_number(min(paces))} to {_number(max(paces))} ms. All figures in µs go up and down with it."
+    )
+    return "\n" + _paragraph(text).removesuffix("\n")
 
 
 def _floor(found: Results) -> str:

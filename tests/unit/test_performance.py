@@ -55,6 +55,14 @@ def test_the_readme_is_what_the_kept_results_say() -> None:
     assert readme == report.with_section(readme, section), "stale: run python -m bench report"
 
 
+def test_how_fast_the_machine_was_is_said(found: dict[str, Any]) -> None:
+    assert "How fast the machine was" not in report.document(found), "it was not measured"
+    for row, pace_ms in zip(found["capacity"]["raw"], (90.0, 100.0, 200.0, 110.0, 100.0, 95.0, 1.0), strict=True):
+        row["pace_ms"] = pace_ms
+    text = " ".join(report.document(found).split())
+    assert "took 100 ms of CPU by median, from 90.0 to 200 ms." in text
+
+
 def test_what_is_slower_is_said_and_what_is_faster_is_not(found: dict[str, Any]) -> None:
     slower = report.document(found).partition("## What is slower than the peer")[2].partition("\n## ")[0]
     assert "native script: clean capacity: 8,000 calls/s, against 9,000" in slower
