@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,7 @@ READY_SECONDS = 20.0
 """How long a process may take until it is ready: two cores are shared by everything."""
 
 _OUTPUT_TAIL_BYTES = 6000
+_ENDED = ("Z", "X")  # nobody has asked for its exit code yet; its sockets are closed
 _given_ports: set[int] = set()
 
 
@@ -77,6 +78,7 @@ class Process:
             AssertionError: It ended, or took longer than `ready_seconds`, before it was ready; says what it printed.
         """
         self.name = name
+        self._is_killed = False
         self._output_file = tempfile.TemporaryFile(prefix=f"sipnap-test-{name}-")  # noqa: SIM115 - closed with the process
         self._popen = subprocess.Popen(
             [str(part) for part in argv],
@@ -160,21 +162,19 @@ class Process:
             self.kill()
 
     def kill(self) -> None:
-        """End the whole group at once; harmless when it has ended."""
+        """End the whole group at once, and wait until it holds no port any more; harmless when it has ended."""
+        if self._is_killed:
+            return  # by now its number may be another's
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._popen.wait()
+        # The last of Kamailio's processes may end some time after the first one.
+        wait_until(lambda: all(fields[0] in _ENDED for fields in self._stats()), 10, f"all of {self.name} ends")
+        self._is_killed = True
 
     def cpu_seconds(self) -> float:
         """CPU time that the group has used so far, user and system, of the processes that still live."""
-        ticks = 0
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = stat.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue  # it has just ended
-            if int(fields[2]) == self.pid:
-                ticks += int(fields[11]) + int(fields[12])
+        ticks = sum(int(fields[11]) + int(fields[12]) for fields in self._stats())
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def __enter__(self) -> Self:
@@ -187,6 +187,16 @@ class Process:
         if error is not None and hasattr(error, "add_note"):
             error.add_note(self.tail())
         self._output_file.close()
+
+    def _stats(self) -> Iterator[list[str]]:
+        """Of each process of the group, what /proc says of it from its state on (proc(5))."""
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has just ended
+            if int(fields[2]) == self.pid:
+                yield fields
 
     def _read(self, offset: int) -> str:
         chunks = []
