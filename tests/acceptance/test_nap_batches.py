@@ -140,6 +140,16 @@ def test_an_earlier_nap_s_name_does_not_end_a_later_nap(napping: Napping, shim: 
     assert again.final().header("X-Status") == "ok"
 
 
+@pytest.mark.parametrize("number", [0, 2])
+def test_another_nap_number_does_not_end_the_first_nap(napping: Napping, shim: HandShim, number: int) -> None:
+    call = napping.add()
+    index, label, _, epoch = napping.names[0].split(b".")
+    other = b"%s.%s.%d.%s" % (index, label, number, epoch)
+    assert shim.ask(nap_request.plain_request(other + b".ok")).result == 481
+    assert shim.ask(nap_request.plain_request(napping.names[0] + b".ok")).result == 200, "it still naps"
+    assert call.final().header("X-Status") == "ok"
+
+
 def test_one_that_is_relayed_is_no_matter_of_the_others(napping: Napping) -> None:
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as called:
         called.bind(("127.0.0.1", 0))
