@@ -41,6 +41,11 @@ class Script:
             KSR.sl.sl_send_reply(200, "Alive")
             return 1
         KSR.pvx.avp_sets("asked", KSR.pv.gete("$rU"))
+        if KSR.pv.gete("$rU") == "own":
+            KSR.tm.t_newtran()
+            KSR.tmx.t_suspend()
+            KSR.notice(f"acceptance: own {KSR.pv.get('$T(id_index)')} {KSR.pv.get('$T(id_label)')}\n")
+            return 1
         if not self.nap.async_ms_route("ksr_resume", int(KSR.pv.gete("$hdr(X-Nap-Ms)"))):
             KSR.sl.sl_send_reply(503, "Refused At The Door")
         return 1
@@ -60,6 +65,8 @@ class Script:
                 KSR.pvx.avp_sets("ballast", KSR.pv.gete("$hdr(X-Ballast)") * 3)
             if not self.nap.async_ms_route("ksr_answer", 60_000):
                 KSR.tm.t_reply(500, "No Second Nap")
+        elif asked == "own":
+            KSR.tmx.t_suspend()
         elif asked == "refused" and self.nap.async_ms_route("not_there", 60_000):
             return 1
         elif asked == "relay":

@@ -150,6 +150,21 @@ def test_another_nap_number_does_not_end_the_first_nap(napping: Napping, shim: H
     assert call.final().header("X-Status") == "ok"
 
 
+def test_the_script_s_own_suspensions(
+    proxy: Proxy, shim: HandShim, caller: Caller, request: pytest.FixtureRequest
+) -> None:
+    """Any program may end them, with nap number 0 and a route; nothing of sipnap's naps is in their way."""
+    is_kemi = request.node.callspec.params["proxy"] == "kemi"
+    first, second = ("ksr_resume", "ksr_answer") if is_kemi else ("RESUME", "ANSWER")
+    boot_epoch = shim.open_gate()
+    call = caller.invite("own")
+    found = proxy.wait_output(r"acceptance: own ([0-9]+) ([0-9]+)", 3)
+    own = SuspensionKey("", boot_epoch, int(found[1]), int(found[2]), 0)
+    assert shim.resume(own, route=first) == 200
+    assert shim.resume(own, route=second) == 200, "it had suspended itself again"
+    assert call.final().header("X-Status") == "ok"
+
+
 def test_one_that_is_relayed_is_no_matter_of_the_others(napping: Napping) -> None:
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as called:
         called.bind(("127.0.0.1", 0))
